@@ -1,0 +1,454 @@
+//! One side's end of the channel: what guest and host do alike.
+//!
+//! It checks the seal of what comes in before anything else is decoded, seals and numbers what goes
+//! out, keeps both windows, and fills each write from the outbox. When a session opens and ends is
+//! decided by [`guest`](crate::guest) and [`host`](crate::host).
+
+use std::collections::VecDeque;
+
+use prost::Message;
+
+use crate::frame::{Decoder, Seal, read_seal, sealed_len, write_frame};
+use crate::ids::{MessageId, SessionId};
+use crate::limits::{FLUSH, IDLE, MAX_UNSEALED, MAX_WRITE, WRITE_COST};
+use crate::message::{AgentMessage, Body, agent, message, peek_message_id};
+use crate::outbox::{Lane, Outbox};
+use crate::window::{ReceiveWindow, SendWindow, Side};
+
+/// What happened on this end, since it was made. Every dropped byte is in one of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Sessions opened.
+    pub sessions: u64,
+    /// Frames accepted.
+    pub frames_in: u64,
+    /// Frames put on their way.
+    pub frames_out: u64,
+    /// All bytes read.
+    pub bytes_in: u64,
+    /// All bytes written.
+    pub bytes_out: u64,
+    /// Frames of another session, dropped unread.
+    pub stale_frames: u64,
+    /// Frames that did not decode, bore no seal where they needed one, or had a wrong number.
+    pub bad_frames: u64,
+    /// Bytes outside any frame.
+    pub garbage_bytes: u64,
+}
+
+/// One side's end of the channel.
+#[derive(Debug)]
+pub struct Endpoint {
+    side: Side,
+    decoder: Decoder,
+    session: Option<Session>,
+    outbox: Outbox,
+    /// Frames that no window holds back: Ping, Pong, a flush.
+    urgent: VecDeque<Urgent>,
+    /// The bytes being written; `at` of them are.
+    out: Vec<u8>,
+    at: usize,
+    /// Bytes ever put into `out`, and ever written, on this connection.
+    queued: u64,
+    written: u64,
+    /// Control bodies taken since a Ping that is not yet answered. See [`Endpoint::guard`].
+    guarded: Option<Vec<Vec<u8>>>,
+    counters: Counters,
+}
+
+#[derive(Debug)]
+struct Session {
+    id: SessionId,
+    /// Where in the bytes written the session's count begins.
+    start: u64,
+    next_out: u64,
+    next_in: u64,
+    sending: SendWindow,
+    receiving: ReceiveWindow,
+}
+
+#[derive(Debug)]
+enum Urgent {
+    Sealed(Vec<u8>),
+    Unsealed(Vec<u8>),
+    Flush,
+}
+
+/// What a frame turned out to be.
+#[derive(Debug)]
+pub enum Incoming {
+    /// Of this session and in its place.
+    Sealed(AgentMessage),
+    /// Short and without any seal: may be a Ping or a Pong, and nothing else.
+    Unsealed(AgentMessage),
+    /// Short and of a session that is not open here. Only a host looks at it, for a Pong.
+    Foreign(AgentMessage),
+    /// Of this session and in its place, but not a message; its id where that could be read.
+    Undecodable(Option<MessageId>),
+    /// The stream was damaged, or the peer broke the rules: the session must end.
+    Fault(&'static str),
+}
+
+impl Endpoint {
+    /// An end without a session.
+    pub fn new(side: Side) -> Self {
+        Self {
+            side,
+            decoder: Decoder::new(),
+            session: None,
+            outbox: Outbox::default(),
+            urgent: VecDeque::new(),
+            out: Vec::new(),
+            at: 0,
+            queued: 0,
+            written: 0,
+            guarded: None,
+            counters: Counters::default(),
+        }
+    }
+
+    /// The lanes, to be filled.
+    pub const fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    /// What has happened so far.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The session that is open.
+    pub fn session(&self) -> Option<SessionId> {
+        self.session.as_ref().map(|s| s.id)
+    }
+
+    /// The next frame in `input` that means something; `None` when all of `input` was taken.
+    pub fn next(&mut self, input: &mut &[u8]) -> Option<Incoming> {
+        loop {
+            let before = input.len();
+            let body = self.decoder.next(input);
+            let taken = before - input.len();
+            self.counters.bytes_in += taken as u64;
+            if let Some(session) = &mut self.session {
+                session.receiving.on_bytes(taken);
+            }
+            let Some(body) = body else {
+                self.counters.garbage_bytes += self.decoder.take_garbage();
+                return None;
+            };
+            let found = judge(&mut self.session, &mut self.counters, body);
+            if let Some(found) = found {
+                return Some(found);
+            }
+        }
+    }
+
+    /// Opens a session that this side, the guest, has drawn, and answers with its Pong. Everything
+    /// that still waited belonged to an earlier one and is dropped.
+    pub fn open_with_pong(&mut self, id: SessionId, pong: &AgentMessage, flush: bool) {
+        self.outbox.clear();
+        self.urgent.clear();
+        self.discard_out();
+        if flush {
+            self.append(|out| out.resize(FLUSH, IDLE));
+        }
+        let body = pong.encode_to_vec();
+        self.append(|out| write_frame(out, &body, None));
+        self.counters.frames_out += 1;
+        let ahead = if flush {
+            FLUSH as u64 + (FLUSH.div_ceil(MAX_WRITE) as u64) * WRITE_COST
+        } else {
+            0
+        };
+        self.start_session(id, self.queued, ahead);
+    }
+
+    /// Opens a session that the guest has drawn. This side's count begins at `start`, the end of
+    /// the Ping that the guest answered, as [`queued`](Self::queued) was behind it.
+    pub fn open_at(&mut self, id: SessionId, start: u64) {
+        self.start_session(id, start, 0);
+    }
+
+    fn start_session(&mut self, id: SessionId, start: u64, ahead: u64) {
+        let mut sending = SendWindow::new(self.side, ahead);
+        if self.written > start {
+            sending.on_sent(usize::try_from(self.written - start).unwrap_or(usize::MAX));
+        }
+        self.counters.sessions += 1;
+        self.session = Some(Session {
+            id,
+            start,
+            next_out: 1,
+            next_in: 1,
+            sending,
+            receiving: ReceiveWindow::default(),
+        });
+    }
+
+    /// Ends the session. True: the other side has read all that was sent in it, so that the pipe
+    /// holds no part of a frame.
+    pub fn end_session(&mut self) -> bool {
+        let Some(session) = self.session.take() else {
+            return false;
+        };
+        let clean = session.sending.is_empty() && self.at == self.out.len();
+        if self.side == Side::Guest {
+            self.urgent.clear();
+            self.discard_out();
+        }
+        clean
+    }
+
+    /// Appends a last sealed frame, ends the session, and drops what else was waiting.
+    pub fn end_session_with(&mut self, last: &AgentMessage) {
+        self.urgent.clear();
+        self.outbox.clear();
+        let body = last.encode_to_vec();
+        self.append_sealed(&body);
+        self.session = None;
+    }
+
+    /// Forgets the connection: nothing of it can come or go any more.
+    pub fn reset_connection(&mut self) {
+        self.decoder = Decoder::new();
+        self.session = None;
+        self.guarded = None;
+        self.urgent.clear();
+        self.discard_out();
+        self.queued = 0;
+        self.written = 0;
+    }
+
+    /// Sends a Ping, without a seal, ahead of all lanes; returns where its last byte will be.
+    pub fn push_unsealed(&mut self, message: &AgentMessage) {
+        self.urgent
+            .push_back(Urgent::Unsealed(message.encode_to_vec()));
+    }
+
+    /// Sends a Pong of the session ahead of all lanes.
+    pub fn push_sealed(&mut self, message: &AgentMessage) {
+        self.urgent
+            .push_back(Urgent::Sealed(message.encode_to_vec()));
+    }
+
+    /// Sends a flush ahead of all lanes.
+    pub fn push_flush(&mut self) {
+        self.urgent.push_back(Urgent::Flush);
+    }
+
+    /// Urgent frames that wait.
+    pub fn urgent_len(&self) -> usize {
+        self.urgent.len()
+    }
+
+    /// Bytes ever put on their way on this connection, once all urgent frames are in the buffer.
+    pub fn queued(&mut self) -> u64 {
+        self.fill_urgent();
+        self.queued
+    }
+
+    /// Acknowledges what was read, if anything was, ahead of all lanes.
+    pub fn push_acknowledgement(&mut self) {
+        if let Some(session) = &mut self.session
+            && session.receiving.is_behind()
+        {
+            let credit = acknowledgement(&mut session.receiving);
+            self.urgent.push_back(Urgent::Sealed(credit));
+        }
+    }
+
+    /// Acknowledges even if nothing was read: tells a guest that its flush is out of the pipe.
+    pub fn push_first_acknowledgement(&mut self) {
+        if let Some(session) = &mut self.session {
+            let credit = acknowledgement(&mut session.receiving);
+            self.urgent.push_back(Urgent::Sealed(credit));
+        }
+    }
+
+    /// From now on keeps a copy of each control body that is sent: a Ping went ahead of them, and
+    /// only its answer tells whether the guest that read them knew their session.
+    pub fn guard(&mut self) {
+        self.guarded.get_or_insert_default();
+    }
+
+    /// The Ping was answered in the same session: the copies are not needed.
+    pub fn unguard(&mut self) {
+        self.guarded = None;
+    }
+
+    /// The Ping was answered with another session: what was sent behind it was dropped unread and
+    /// goes back to the front of the control lane.
+    pub fn put_back_guarded(&mut self) {
+        if let Some(bodies) = self.guarded.take() {
+            self.outbox.put_back(bodies);
+        }
+    }
+
+    /// The bytes to write next, at most one write's worth. `None`: nothing may be sent now.
+    pub fn poll_transmit(&mut self) -> Option<&[u8]> {
+        if self.at == self.out.len() {
+            self.discard_out();
+            self.fill_urgent();
+            self.fill_lanes();
+        }
+        let rest = &self.out[self.at..];
+        (!rest.is_empty()).then(|| &rest[..rest.len().min(MAX_WRITE)])
+    }
+
+    /// Notes that one write took this many of the bytes.
+    pub fn on_written(&mut self, bytes: usize) {
+        self.at += bytes;
+        self.counters.bytes_out += bytes as u64;
+        let before = self.written;
+        self.written += bytes as u64;
+        if let Some(session) = &mut self.session
+            && self.written > session.start
+        {
+            let counted = self.written - before.max(session.start);
+            session
+                .sending
+                .on_sent(usize::try_from(counted).unwrap_or(bytes));
+        }
+    }
+
+    /// Nothing of what was begun is left to write.
+    pub fn is_written(&self) -> bool {
+        self.at == self.out.len() && self.urgent.is_empty()
+    }
+
+    fn fill_urgent(&mut self) {
+        while let Some(urgent) = self.urgent.pop_front() {
+            match urgent {
+                Urgent::Sealed(body) => self.append_sealed(&body),
+                Urgent::Unsealed(body) => {
+                    self.append(|out| write_frame(out, &body, None));
+                    self.counters.frames_out += 1;
+                }
+                Urgent::Flush => self.append(|out| out.resize(out.len() + FLUSH, IDLE)),
+            }
+        }
+    }
+
+    fn fill_lanes(&mut self) {
+        while let Some(session) = &mut self.session {
+            if session.receiving.is_due() {
+                let credit = acknowledgement(&mut session.receiving);
+                self.append_sealed(&credit);
+                continue;
+            }
+            // A frame begins only where it also ends: none ever stands half written before a
+            // window that the other side can open only by what waits behind its own.
+            let Some(size) = self.outbox.peek_len().map(sealed_len) else {
+                return;
+            };
+            let whole = self.out.len() + size;
+            if (whole > MAX_WRITE && !self.out.is_empty()) || !session.sending.fits(whole) {
+                return;
+            }
+            let Some((lane, body)) = self.outbox.take() else {
+                return;
+            };
+            self.append_sealed(&body);
+            if lane == Lane::Control
+                && let Some(copies) = &mut self.guarded
+            {
+                copies.push(body);
+            }
+        }
+    }
+
+    fn append_sealed(&mut self, body: &[u8]) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let seal = Seal {
+            session: session.id,
+            number: session.next_out,
+        };
+        session.next_out += 1;
+        self.append(|out| write_frame(out, body, Some(seal)));
+        self.counters.frames_out += 1;
+    }
+
+    fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.out.len();
+        write(&mut self.out);
+        self.queued += (self.out.len() - before) as u64;
+    }
+
+    fn discard_out(&mut self) {
+        self.queued -= (self.out.len() - self.at) as u64;
+        self.out.clear();
+        self.at = 0;
+        self.out.shrink_to(MAX_WRITE);
+    }
+}
+
+/// The seal first: what it does not vouch for is not decoded, but for short frames without one.
+fn judge(session: &mut Option<Session>, counters: &mut Counters, body: &[u8]) -> Option<Incoming> {
+    let seal = read_seal(body);
+    match (seal, session) {
+        (Some(seal), Some(session)) if seal.session == session.id => {
+            session.receiving.on_frame();
+            if seal.number != session.next_in {
+                counters.bad_frames += 1;
+                return Some(Incoming::Fault("frames were lost, repeated or joined"));
+            }
+            session.next_in += 1;
+            counters.frames_in += 1;
+            let Ok(message) = AgentMessage::decode(body) else {
+                counters.bad_frames += 1;
+                return Some(Incoming::Undecodable(peek_message_id(body)));
+            };
+            match &message.body {
+                Some(Body::Credit(credit)) if message_of(credit).is_empty() => {
+                    match session.sending.on_acknowledged(credit.bytes) {
+                        Ok(()) => None,
+                        Err(_) => Some(Incoming::Fault("more was acknowledged than was sent")),
+                    }
+                }
+                _ => Some(Incoming::Sealed(message)),
+            }
+        }
+        (Some(_), _) => {
+            counters.stale_frames += 1;
+            let message = short(body)?;
+            Some(Incoming::Foreign(message))
+        }
+        (None, session) => {
+            if let Some(session) = session {
+                session.receiving.on_frame();
+            }
+            match short(body) {
+                Some(message) => {
+                    counters.frames_in += 1;
+                    Some(Incoming::Unsealed(message))
+                }
+                None => {
+                    counters.bad_frames += 1;
+                    None
+                }
+            }
+        }
+    }
+}
+
+fn short(body: &[u8]) -> Option<AgentMessage> {
+    if body.len() > MAX_UNSEALED {
+        return None;
+    }
+    let message = AgentMessage::decode(body).ok()?;
+    matches!(message.body, Some(Body::Ping(_) | Body::Pong(_))).then_some(message)
+}
+
+fn message_of(credit: &agent::Credit) -> &str {
+    &credit.message_id
+}
+
+fn acknowledgement(window: &mut ReceiveWindow) -> Vec<u8> {
+    let credit = agent::Credit {
+        bytes: window.acknowledge(),
+        ..Default::default()
+    };
+    message("", Body::Credit(credit)).encode_to_vec()
+}

@@ -1,0 +1,298 @@
+//! Frames: a 4-byte big-endian length, the message, and in a session a 20-byte seal at its end.
+//!
+//! The decoder takes bytes in any portions and answers with whole frame bodies. It knows nothing
+//! of sessions. Whatever it was fed before, [`FLUSH`](crate::limits::FLUSH) idle bytes bring it to
+//! a frame boundary: there is no state from which it needs to be restarted.
+
+use crate::ids::SessionId;
+use crate::limits::{HEADER, IDLE, MAX_FRAME, SEAL};
+
+/// Cuts a byte stream into frame bodies.
+#[derive(Debug)]
+pub struct Decoder {
+    state: State,
+    /// The body being gathered, or the one last handed out.
+    body: Vec<u8>,
+    garbage: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Between frames or inside a header; moves on when the header is complete.
+    Header { bytes: [u8; HEADER], have: usize },
+    /// Inside a body of `need` bytes, of which `Decoder::body` has the beginning.
+    Body { need: usize },
+    /// Behind a header outside the limits; the next idle byte ends it.
+    Garbage,
+}
+
+impl State {
+    const BOUNDARY: Self = Self::Header {
+        bytes: [0; HEADER],
+        have: 0,
+    };
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Decoder {
+    /// A decoder at a frame boundary.
+    pub const fn new() -> Self {
+        Self {
+            state: State::BOUNDARY,
+            body: Vec::new(),
+            garbage: 0,
+        }
+    }
+
+    /// The next whole body in `input`, which moves past it. `None`: all of `input` was taken and
+    /// there is no further frame yet.
+    pub fn next<'s, 'i: 's>(&'s mut self, input: &mut &'i [u8]) -> Option<&'s [u8]> {
+        if !matches!(self.state, State::Body { .. }) {
+            self.body.clear();
+            // An idle link keeps no more than a page; one that moves bulk data keeps its buffer.
+            if input.is_empty() {
+                self.body.shrink_to(4096);
+            }
+        }
+        loop {
+            match &mut self.state {
+                State::Garbage => {
+                    let junk = input.iter().position(|b| *b == IDLE);
+                    let skipped = junk.unwrap_or(input.len());
+                    self.garbage += skipped as u64;
+                    *input = &input[skipped..];
+                    junk?;
+                    self.state = State::BOUNDARY;
+                }
+                State::Header { bytes, have } => {
+                    if *have == 0 {
+                        let idle = input.iter().position(|b| *b != IDLE);
+                        *input = &input[idle.unwrap_or(input.len())..];
+                    }
+                    let (&byte, rest) = input.split_first()?;
+                    *input = rest;
+                    bytes[*have] = byte;
+                    *have += 1;
+                    if *have == HEADER {
+                        self.state = match u32::from_be_bytes(*bytes) as usize {
+                            need @ 1..=MAX_FRAME => State::Body { need },
+                            _ => {
+                                self.garbage += HEADER as u64;
+                                State::Garbage
+                            }
+                        };
+                    }
+                }
+                State::Body { need } => {
+                    let need = *need;
+                    let missing = need - self.body.len();
+                    if input.len() < missing {
+                        self.body.extend_from_slice(input);
+                        *input = &[];
+                        return None;
+                    }
+                    let (tail, rest) = input.split_at(missing);
+                    *input = rest;
+                    self.state = State::BOUNDARY;
+                    if self.body.is_empty() {
+                        return Some(tail);
+                    }
+                    self.body.extend_from_slice(tail);
+                    return Some(&self.body);
+                }
+            }
+        }
+    }
+
+    /// Bytes dropped outside any frame since the last call.
+    pub fn take_garbage(&mut self) -> u64 {
+        std::mem::take(&mut self.garbage)
+    }
+
+    /// Bytes that the decoder holds of a frame not yet complete.
+    pub fn buffered(&self) -> usize {
+        match self.state {
+            State::Body { .. } => self.body.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// What the last 20 bytes of a frame prove: that it belongs to a session, and where in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// Drawn by the guest.
+    pub session: SessionId,
+    /// Counts the sealed frames of one direction from 1.
+    pub number: u64,
+}
+
+/// `fixed64 session = 2000` and `fixed64 number = 2001`: wire type 1, so (field << 3) | 1.
+const SESSION_TAG: [u8; 2] = [0x81, 0x7D];
+const NUMBER_TAG: [u8; 2] = [0x89, 0x7D];
+
+/// The seal at the end of a body, if there is one.
+pub fn read_seal(body: &[u8]) -> Option<Seal> {
+    let (_, seal) = body.split_last_chunk::<SEAL>()?;
+    let fixed64 = |at: usize, tag: [u8; 2]| {
+        let (found, value) = seal.get(at..at + 10)?.split_at_checked(2)?;
+        (found == tag).then_some(())?;
+        Some(u64::from_le_bytes(value.try_into().ok()?))
+    };
+    Some(Seal {
+        session: SessionId::parse(fixed64(0, SESSION_TAG)?)?,
+        number: fixed64(10, NUMBER_TAG)?,
+    })
+}
+
+/// Appends header, body and seal to `out`. The body has no seal of its own and fits
+/// ([`message::encode`](crate::message::encode) sees to both).
+pub fn write_frame(out: &mut Vec<u8>, body: &[u8], seal: Option<Seal>) {
+    let length = body.len() + if seal.is_some() { SEAL } else { 0 };
+    debug_assert!((1..=MAX_FRAME).contains(&length));
+    out.extend_from_slice(&u32::try_from(length).unwrap_or(0).to_be_bytes());
+    out.extend_from_slice(body);
+    if let Some(seal) = seal {
+        out.extend_from_slice(&SESSION_TAG);
+        out.extend_from_slice(&seal.session.get().to_le_bytes());
+        out.extend_from_slice(&NUMBER_TAG);
+        out.extend_from_slice(&seal.number.to_le_bytes());
+    }
+}
+
+/// The bytes that a body occupies on the wire once it is sealed.
+pub const fn sealed_len(body: usize) -> usize {
+    HEADER + body + SEAL
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::limits::FLUSH;
+
+    fn decode_all(decoder: &mut Decoder, mut input: &[u8]) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        while let Some(body) = decoder.next(&mut input) {
+            frames.push(body.to_vec());
+        }
+        assert!(input.is_empty());
+        frames
+    }
+
+    fn frame(body: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        write_frame(&mut out, body, None);
+        out
+    }
+
+    fn seal() -> Seal {
+        Seal {
+            session: SessionId::parse(0x1122_3344_5566_7788).unwrap(),
+            number: 7,
+        }
+    }
+
+    #[test]
+    fn a_seal_is_read_back_and_is_valid_protobuf() {
+        use prost::Message;
+        let mut out = Vec::new();
+        write_frame(&mut out, b"", Some(seal()));
+        let body = &out[HEADER..];
+        assert_eq!(body.len(), SEAL);
+        assert_eq!(read_seal(body), Some(seal()));
+        let message = crate::message::AgentMessage::decode(body).unwrap();
+        assert_eq!(message.session, 0x1122_3344_5566_7788);
+        assert_eq!(message.number, 7);
+    }
+
+    #[test]
+    fn session_zero_is_no_seal() {
+        let mut body = vec![0u8; SEAL];
+        body[..2].copy_from_slice(&SESSION_TAG);
+        body[10..12].copy_from_slice(&NUMBER_TAG);
+        assert_eq!(read_seal(&body), None);
+        assert_eq!(read_seal(&body[1..]), None);
+    }
+
+    #[test]
+    fn a_length_outside_the_limits_is_skipped_to_the_next_idle_byte() {
+        for header in [0u32, MAX_FRAME as u32 + 1, 0x4D5A_0001, 0xFEFF_FFFF] {
+            let mut decoder = Decoder::new();
+            let mut bytes = header.to_be_bytes().to_vec();
+            bytes.extend_from_slice(b"garbage that looks like anything");
+            assert!(decode_all(&mut decoder, &bytes).is_empty());
+            assert_eq!(decoder.take_garbage(), 36, "header {header:#x}");
+            bytes = vec![IDLE];
+            bytes.extend(frame(b"next"));
+            assert_eq!(decode_all(&mut decoder, &bytes), [b"next"]);
+        }
+    }
+
+    #[test]
+    fn the_longest_frame_passes_and_its_memory_is_given_back() {
+        let body = vec![b'x'; MAX_FRAME];
+        let wire = frame(&body);
+        let mut decoder = Decoder::new();
+        assert!(decode_all(&mut decoder, &wire[..1000]).is_empty());
+        assert_eq!(decoder.buffered(), 996);
+        assert_eq!(decode_all(&mut decoder, &wire[1000..]), [body]);
+        decode_all(&mut decoder, &[]);
+        assert!(decoder.body.capacity() <= 4096);
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive_any_split(
+            bodies in vec(vec(any::<u8>(), 1..200), 1..8),
+            cuts in vec(1usize..64, 1..64),
+            idle in 0usize..5,
+        ) {
+            let mut wire = Vec::new();
+            for body in &bodies {
+                wire.extend(std::iter::repeat_n(IDLE, idle));
+                wire.extend(frame(body));
+            }
+            let mut decoder = Decoder::new();
+            let mut found = Vec::new();
+            let mut rest = &wire[..];
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() { break; }
+                let (part, behind) = rest.split_at((*cut).min(rest.len()));
+                found.extend(decode_all(&mut decoder, part));
+                rest = behind;
+            }
+            prop_assert_eq!(found, bodies);
+            prop_assert_eq!(decoder.take_garbage(), 0);
+        }
+
+        /// The theorem that the whole channel rests on: after a flush, whatever came before and
+        /// however it was cut, the next frame is found.
+        #[test]
+        fn a_flush_brings_any_receiver_to_a_frame_boundary(
+            prefix in vec(prop_oneof![Just(0u8), Just(1), Just(2), Just(IDLE), any::<u8>()], 0..40),
+            long in prop_oneof![Just(0usize), 1usize..MAX_FRAME],
+            cut in 1usize..5000,
+            body in vec(any::<u8>(), 1..50),
+        ) {
+            let mut wire = prefix;
+            wire.extend(std::iter::repeat_n(0u8, long));
+            wire.extend(std::iter::repeat_n(IDLE, FLUSH));
+            wire.extend(frame(&body));
+            let mut decoder = Decoder::new();
+            let mut last = None;
+            for part in wire.chunks(cut) {
+                last = decode_all(&mut decoder, part).pop().or(last);
+            }
+            prop_assert_eq!(last, Some(body));
+            prop_assert_eq!(decoder.buffered(), 0);
+        }
+    }
+}

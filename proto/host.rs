@@ -1,0 +1,567 @@
+//! The host's side of one VM's channel: connect, open a session, keep it alive, and connect again
+//! for as long as the VM exists.
+//!
+//! It outlives its connections. Inputs are `handle_*`, commands are verbs, outputs are `poll_*`.
+//! After any input or command the caller drains [`poll_event`](Host::poll_event), then writes what
+//! [`poll_transmit`](Host::poll_transmit) gives for as long as the socket takes it, then sleeps
+//! until [`poll_timeout`](Host::poll_timeout) at the latest.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::endpoint::{Counters, Endpoint, Incoming};
+use crate::ids::{MessageId, Nonce, SessionId};
+use crate::limits::{
+    BACKOFF_MAX, BACKOFF_MIN, KEEP_ALIVE, LOOK_AFTER, LOOK_EVERY, READY_PATIENCE, STALE_AFTER,
+};
+use crate::message::{AgentMessage, Body, agent, encode, message};
+use crate::time::Time;
+use crate::window::Side;
+
+/// What the caller has to act on.
+#[derive(Debug)]
+pub enum Event {
+    /// Connect to the VM's socket; then call `handle_connected` or `handle_connect_failed`.
+    Connect,
+    /// Close the connection; it has been forgotten here already.
+    Close(&'static str),
+    /// A session is open.
+    Opened(agent::Pong),
+    /// The session is over. Requests that were in flight may or may not have been acted on, but
+    /// for these, which were certainly not and go into the next session by themselves.
+    Lost {
+        /// Why.
+        reason: String,
+        /// Requests that stay queued.
+        kept: Vec<MessageId>,
+    },
+    /// A Ping of this session was answered.
+    Pong {
+        /// The Ping's.
+        sequence: u64,
+        /// From the Ping's way into the outbox to the Pong's way out of the decoder.
+        round_trip: Duration,
+        /// What it said.
+        pong: agent::Pong,
+    },
+    /// Anything else of the session.
+    Message(AgentMessage),
+}
+
+/// Where the channel stands, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// There is no socket.
+    Absent,
+    /// There is a socket, and nothing serves it yet.
+    Connecting,
+    /// Connected; nothing has taken our Ping.
+    Waiting,
+    /// A session is open and answers.
+    Ready,
+    /// Our Ping was taken and not answered, or an open session's guest no longer takes it.
+    Stalled,
+}
+
+/// The host's side of one VM's channel.
+#[derive(Debug)]
+pub struct Host {
+    endpoint: Endpoint,
+    state: State,
+    events: VecDeque<Event>,
+    sequence: u64,
+    /// Pings of the present nonce, oldest first.
+    pings: VecDeque<SentPing>,
+    /// The first Ping behind which requests are guarded.
+    guard: Option<u64>,
+    last_valid: Option<Time>,
+    /// When a nonce was last drawn: a guest cannot make us open sessions faster than `RENEW_PAUSE`.
+    renewed: Option<Time>,
+    /// A flush was sent, and no valid frame has come since. At most one is ever pending.
+    flush_pending: bool,
+    backoff: Duration,
+}
+
+#[derive(Debug)]
+enum State {
+    /// No socket. `handle_socket` moves on.
+    Absent,
+    /// No connection. At `retry`: `Connecting`.
+    Detached { retry: Time },
+    /// The caller is connecting.
+    Connecting,
+    /// Connected, the nonce not yet seen again. Its Pong moves on to `Ready`.
+    Opening { nonce: Nonce, probe: Probe },
+    /// A session is open.
+    Ready { nonce: Nonce, probe: Probe },
+}
+
+/// Whether a Ping waits for its answer.
+#[derive(Clone, Copy, Debug)]
+enum Probe {
+    /// None does. At `next` one is sent.
+    Quiet { next: Time },
+    /// One has since `since`. At `look` it shows whether it was taken.
+    Asked {
+        since: Time,
+        look: Time,
+        pause: Duration,
+        taken: Option<bool>,
+    },
+}
+
+#[derive(Debug)]
+struct SentPing {
+    sequence: u64,
+    at: Time,
+    /// The connection's byte count at its end.
+    end: u64,
+}
+
+impl Host {
+    /// A VM whose socket has not been seen yet.
+    pub fn new() -> Self {
+        Self {
+            endpoint: Endpoint::new(Side::Host),
+            state: State::Absent,
+            events: VecDeque::new(),
+            sequence: 0,
+            pings: VecDeque::new(),
+            guard: None,
+            last_valid: None,
+            renewed: None,
+            flush_pending: false,
+            backoff: BACKOFF_MIN,
+        }
+    }
+
+    /// Where the channel stands.
+    pub fn phase(&self, now: Time) -> Phase {
+        match &self.state {
+            State::Absent => Phase::Absent,
+            State::Detached { .. } | State::Connecting => Phase::Connecting,
+            State::Opening { probe, .. } => match probe {
+                Probe::Asked {
+                    taken: Some(true), ..
+                } => Phase::Stalled,
+                Probe::Asked { .. } | Probe::Quiet { .. } => Phase::Waiting,
+            },
+            State::Ready { probe, .. } => match probe {
+                Probe::Asked { since, .. } if now.since(*since) >= STALLED_AFTER => Phase::Stalled,
+                Probe::Asked { .. } | Probe::Quiet { .. } => Phase::Ready,
+            },
+        }
+    }
+
+    /// A session is open: requests may be sent.
+    pub const fn is_open(&self) -> bool {
+        matches!(self.state, State::Ready { .. })
+    }
+
+    /// What has happened so far.
+    pub const fn counters(&self) -> &Counters {
+        self.endpoint.counters()
+    }
+
+    /// When the last valid frame of a session arrived.
+    pub const fn last_valid(&self) -> Option<Time> {
+        self.last_valid
+    }
+
+    /// Whether the last look showed that the guest's side took our Ping; `None` before a look.
+    pub const fn is_taken(&self) -> Option<bool> {
+        match self.state {
+            State::Opening { probe, .. } | State::Ready { probe, .. } => match probe {
+                Probe::Asked { taken, .. } => taken,
+                Probe::Quiet { .. } => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The VM's socket has appeared, or was replaced by another.
+    pub fn handle_socket(&mut self, now: Time) {
+        self.disconnect("the VM's socket was replaced");
+        self.backoff = BACKOFF_MIN;
+        self.flush_pending = false;
+        self.state = State::Detached { retry: now };
+    }
+
+    /// The VM's socket is gone.
+    pub fn handle_socket_gone(&mut self) {
+        self.disconnect("the VM's socket is gone");
+        self.state = State::Absent;
+    }
+
+    /// The connection that was asked for stands.
+    pub fn handle_connected(&mut self, now: Time, random: &mut dyn FnMut() -> [u8; 16]) {
+        self.endpoint.reset_connection();
+        self.open(now, random);
+    }
+
+    /// The connection that was asked for could not be made.
+    pub fn handle_connect_failed(&mut self, now: Time) {
+        self.retry_later(now);
+    }
+
+    /// The connection has ended.
+    pub fn handle_disconnected(&mut self, now: Time) {
+        if !matches!(self.state, State::Absent) {
+            self.disconnect("QEMU closed the connection");
+            self.retry_later(now);
+        }
+    }
+
+    /// Bytes that were read from the socket.
+    pub fn handle_bytes(
+        &mut self,
+        now: Time,
+        mut input: &[u8],
+        random: &mut dyn FnMut() -> [u8; 16],
+    ) {
+        while let Some(incoming) = self.endpoint.next(&mut input) {
+            match incoming {
+                Incoming::Unsealed(AgentMessage {
+                    body: Some(Body::Pong(pong)),
+                    ..
+                }) => self.on_opening_pong(now, pong),
+                Incoming::Foreign(AgentMessage {
+                    body: Some(Body::Pong(pong)),
+                    ..
+                }) if self
+                    .nonce()
+                    .is_some_and(|n| n.bytes()[..] == pong.nonce[..]) =>
+                {
+                    // The guest has opened a session whose first Pong never arrived whole.
+                    self.renew(now, "the guest opened another session", random);
+                }
+                Incoming::Sealed(message) => {
+                    self.on_valid(now);
+                    self.on_message(now, message, random);
+                }
+                Incoming::Undecodable(_) => self.on_valid(now),
+                Incoming::Fault(why) => self.renew(now, why, random),
+                Incoming::Unsealed(_) | Incoming::Foreign(_) => {}
+            }
+        }
+    }
+
+    /// The time of [`poll_timeout`](Self::poll_timeout) has come. `taken`: the socket holds no byte
+    /// of ours any more (`SIOCOUTQ` is 0).
+    pub fn handle_timeout(&mut self, now: Time, taken: bool) {
+        if self.poll_timeout().is_none_or(|at| at > now) {
+            return;
+        }
+        let taken = taken && self.endpoint.is_written();
+        match self.state {
+            State::Absent | State::Connecting => {}
+            State::Detached { .. } => {
+                self.state = State::Connecting;
+                self.events.push_back(Event::Connect);
+            }
+            State::Opening { probe, .. } | State::Ready { probe, .. } => match probe {
+                Probe::Quiet { .. } => self.send_ping(now),
+                Probe::Asked { since, pause, .. } => self.look(now, since, pause, taken),
+            },
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called.
+    pub const fn poll_timeout(&self) -> Option<Time> {
+        match self.state {
+            State::Absent | State::Connecting => None,
+            State::Detached { retry } => Some(retry),
+            State::Opening { probe, .. } | State::Ready { probe, .. } => Some(match probe {
+                Probe::Quiet { next } => next,
+                Probe::Asked { look, .. } => look,
+            }),
+        }
+    }
+
+    /// What to act on next.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The bytes to write next, at most 32 KiB.
+    pub fn poll_transmit(&mut self) -> Option<&[u8]> {
+        self.endpoint.poll_transmit()
+    }
+
+    /// Notes that one write took this many of the bytes.
+    pub fn on_written(&mut self, bytes: usize) {
+        self.endpoint.on_written(bytes);
+    }
+
+    /// Sends a Ping of its own; its sequence comes back in [`Event::Pong`]. `None`: no session.
+    pub fn ping(&mut self, now: Time) -> Option<u64> {
+        self.is_open().then(|| {
+            self.send_ping(now);
+            self.sequence
+        })
+    }
+
+    /// Queues a request, an encoded body, for the open session. With a guest not heard of lately a
+    /// Ping goes in front.
+    ///
+    /// # Errors
+    /// The control lane is full.
+    pub fn request(&mut self, now: Time, body: Vec<u8>) -> Result<(), crate::outbox::Full> {
+        self.endpoint.outbox().push_control(body)?;
+        let silent = self.last_valid.is_none_or(|at| now.since(at) > STALE_AFTER);
+        if silent && self.is_open() {
+            if self.guard.is_none() {
+                self.send_ping(now);
+                self.guard = Some(self.sequence);
+            }
+            self.endpoint.guard();
+        }
+        Ok(())
+    }
+
+    /// Queues a chunk of a request's stream, whose size the guest's credit has allowed.
+    pub fn send_chunk(&mut self, id: &MessageId, chunk: agent::StreamChunk) {
+        if self.is_open()
+            && let Ok(body) = encode(&message("", Body::StreamChunk(chunk)))
+        {
+            self.endpoint.outbox().push_chunk(id, body);
+        }
+    }
+
+    /// Drops the chunks of a request that ends early.
+    pub fn drop_stream(&mut self, id: &MessageId) {
+        self.endpoint.outbox().drop_stream(id);
+    }
+
+    /// Takes a request back that is still queued. False: it may have been sent.
+    pub fn withdraw(&mut self, id: &MessageId) -> bool {
+        self.endpoint.outbox().withdraw(id)
+    }
+
+    const fn nonce(&self) -> Option<Nonce> {
+        match self.state {
+            State::Opening { nonce, .. } | State::Ready { nonce, .. } => Some(nonce),
+            _ => None,
+        }
+    }
+
+    const fn probe_mut(&mut self) -> Option<&mut Probe> {
+        match &mut self.state {
+            State::Opening { probe, .. } | State::Ready { probe, .. } => Some(probe),
+            _ => None,
+        }
+    }
+
+    /// Draws a nonce and sends its first Ping.
+    fn open(&mut self, now: Time, random: &mut dyn FnMut() -> [u8; 16]) {
+        let soon = self.renewed.map_or(now, |at| (at + RENEW_PAUSE).max(now));
+        self.renewed = Some(soon);
+        self.pings.clear();
+        self.state = State::Opening {
+            nonce: Nonce::new(random()),
+            probe: Probe::Quiet { next: soon },
+        };
+        if soon == now {
+            self.send_ping(now);
+        }
+    }
+
+    /// Ends the session, keeps the connection, and opens another session.
+    fn renew(&mut self, now: Time, why: &str, random: &mut dyn FnMut() -> [u8; 16]) {
+        self.lose(why);
+        self.open(now, random);
+    }
+
+    fn send_ping(&mut self, now: Time) {
+        let Some(nonce) = self.nonce() else {
+            return;
+        };
+        self.sequence += 1;
+        self.endpoint.push_acknowledgement();
+        self.endpoint.push_unsealed(&message(
+            "",
+            Body::Ping(agent::Ping {
+                sequence: self.sequence,
+                nonce: nonce.bytes().to_vec(),
+            }),
+        ));
+        if self.pings.len() == MAX_PINGS {
+            self.pings.pop_front();
+        }
+        self.pings.push_back(SentPing {
+            sequence: self.sequence,
+            at: now,
+            end: self.endpoint.queued(),
+        });
+        if let Some(probe) = self.probe_mut()
+            && let Probe::Quiet { .. } = probe
+        {
+            *probe = Probe::Asked {
+                since: now,
+                look: now + LOOK_AFTER,
+                pause: LOOK_AFTER,
+                taken: None,
+            };
+        }
+    }
+
+    /// A Ping has waited for its answer: what is the matter?
+    fn look(&mut self, now: Time, since: Time, pause: Duration, taken: bool) {
+        let mut pause = (pause * 2).min(LOOK_EVERY);
+        if taken {
+            let patience = match self.state {
+                State::Ready { .. } => READY_PATIENCE,
+                _ => Duration::ZERO,
+            };
+            let heard = self.last_valid.unwrap_or(since).max(since);
+            if !self.flush_pending {
+                self.flush_pending = true;
+                pause = LOOK_AFTER;
+                self.endpoint.push_flush();
+            } else if now.since(heard) >= patience {
+                let why = "the guest takes our bytes and answers nothing";
+                self.disconnect(why);
+                self.events.push_back(Event::Close(why));
+                self.retry_later(now);
+                return;
+            }
+            self.send_ping(now);
+        }
+        if let Some(probe) = self.probe_mut() {
+            *probe = Probe::Asked {
+                since,
+                look: now + pause,
+                pause,
+                taken: Some(taken),
+            };
+        }
+    }
+
+    fn on_valid(&mut self, now: Time) {
+        self.last_valid = Some(now);
+        self.flush_pending = false;
+    }
+
+    fn on_opening_pong(&mut self, now: Time, pong: agent::Pong) {
+        let (Some(nonce), Some(session)) = (self.nonce(), SessionId::parse(pong.session)) else {
+            return;
+        };
+        let Some(ping) = self.pings.iter().find(|p| p.sequence == pong.sequence) else {
+            return;
+        };
+        if nonce.bytes()[..] != pong.nonce[..] || self.endpoint.session() == Some(session) {
+            return;
+        }
+        let (at, end) = (ping.at, ping.end);
+        if self.guard.is_some_and(|guard| guard <= pong.sequence) {
+            self.endpoint.put_back_guarded();
+        }
+        self.lose("the guest opened another session: its agent or the guest was restarted");
+        self.on_valid(now);
+        self.backoff = BACKOFF_MIN;
+        self.endpoint.open_at(session, end);
+        self.endpoint.push_first_acknowledgement();
+        self.state = State::Ready {
+            nonce,
+            probe: Probe::Quiet {
+                next: now + KEEP_ALIVE,
+            },
+        };
+        self.events.push_back(Event::Opened(pong.clone()));
+        self.events.push_back(Event::Pong {
+            sequence: pong.sequence,
+            round_trip: now.since(at),
+            pong,
+        });
+    }
+
+    fn on_message(
+        &mut self,
+        now: Time,
+        message: AgentMessage,
+        random: &mut dyn FnMut() -> [u8; 16],
+    ) {
+        match message.body {
+            Some(Body::Pong(pong)) => self.on_keep_alive_pong(now, pong),
+            Some(Body::SessionEnded(ended)) => {
+                let why = format!("the guest ended the session: {}", ended.reason);
+                self.renew(now, &why, random);
+            }
+            Some(_) => self.events.push_back(Event::Message(message)),
+            // From a newer agent. Nothing that we asked for can be among it.
+            None => {}
+        }
+    }
+
+    fn on_keep_alive_pong(&mut self, now: Time, pong: agent::Pong) {
+        let Some(at) = self
+            .pings
+            .iter()
+            .find(|p| p.sequence == pong.sequence)
+            .map(|p| p.at)
+        else {
+            return;
+        };
+        if self.guard.is_some_and(|guard| guard <= pong.sequence) {
+            self.guard = None;
+            self.endpoint.unguard();
+        }
+        let answered_all = self
+            .pings
+            .back()
+            .is_none_or(|newest| newest.sequence <= pong.sequence);
+        if answered_all && let Some(probe) = self.probe_mut() {
+            *probe = Probe::Quiet {
+                next: now + KEEP_ALIVE,
+            };
+        }
+        self.events.push_back(Event::Pong {
+            sequence: pong.sequence,
+            round_trip: now.since(at),
+            pong,
+        });
+    }
+
+    /// Ends the session if one is open, and tells what became of its requests.
+    fn lose(&mut self, reason: &str) {
+        self.guard = None;
+        self.endpoint.unguard();
+        if !self.is_open() {
+            return;
+        }
+        self.endpoint.end_session();
+        let kept = self.endpoint.outbox().keep_requests();
+        self.events.push_back(Event::Lost {
+            reason: reason.to_owned(),
+            kept,
+        });
+    }
+
+    fn disconnect(&mut self, why: &str) {
+        self.lose(why);
+        self.endpoint.reset_connection();
+        self.pings.clear();
+    }
+
+    fn retry_later(&mut self, now: Time) {
+        self.state = State::Detached {
+            retry: now + self.backoff,
+        };
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Sessions are not opened faster than this on one connection, whatever the guest does.
+const RENEW_PAUSE: Duration = Duration::from_millis(50);
+
+/// A session whose Ping has waited this long is shown as stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(2);
+
+/// Pings remembered for their time and place.
+const MAX_PINGS: usize = 16;

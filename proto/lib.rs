@@ -1,0 +1,32 @@
+//! The Quantix guest channel: the core that both programs share.
+//!
+//! Everything here but [`rt`] is pure: bytes, time and random numbers go in, bytes, events and
+//! deadlines come out. There is no file descriptor, no clock, no thread and no `unsafe`, so that
+//! hours of a channel's life can be simulated in a test that never sleeps. `tests/fence.rs` holds
+//! this line.
+//!
+//! From the wire up: [`frame`] cuts a byte stream into frames and seals them, [`window`] bounds
+//! what is in flight, [`outbox`] decides what is sent next, [`endpoint`] joins the three for one
+//! side of a session, and [`guest`] and [`host`] hold the rules of either side.
+
+pub mod credit;
+pub mod endpoint;
+pub mod error;
+pub mod frame;
+pub mod guest;
+pub mod host;
+pub mod ids;
+pub mod limits;
+pub mod message;
+pub mod outbox;
+pub mod time;
+pub mod window;
+
+#[cfg(unix)]
+pub mod rt;
+
+/// What `--version` prints and Pong carries: the package's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The git revision this was built from, or `unknown`.
+pub const REVISION: &str = env!("QUANTIX_REVISION");

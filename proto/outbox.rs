@@ -1,0 +1,236 @@
+//! What is sent next: control before streams before telemetry, and never two frames mixed.
+//!
+//! The lanes hold encoded bodies without seal. A frame gets its seal and its number when it is
+//! taken for the wire, because only then is the order known.
+
+use std::collections::VecDeque;
+
+use crate::ids::MessageId;
+use crate::limits::{CONTROL_BYTES, CONTROL_FRAMES};
+use crate::message::peek_message_id;
+
+/// One side's three lanes.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    control: VecDeque<Vec<u8>>,
+    control_bytes: usize,
+    /// One queue a request, served in turn. Bounded by the credit that the other side gave.
+    streams: VecDeque<StreamQueue>,
+    telemetry: Option<Vec<u8>>,
+    coalesced: u64,
+}
+
+#[derive(Debug)]
+struct StreamQueue {
+    request: MessageId,
+    bodies: VecDeque<Vec<u8>>,
+}
+
+/// The control lane is full: the other side asks and does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// Where a body was taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Answers, errors, requests.
+    Control,
+    /// Chunks, and an answer that must stay behind its chunks.
+    Stream,
+    /// The newest report.
+    Telemetry,
+}
+
+impl Outbox {
+    /// Queues an answer, an error or a request.
+    ///
+    /// # Errors
+    /// The lane has reached its bound; nothing was queued.
+    pub fn push_control(&mut self, body: Vec<u8>) -> Result<(), Full> {
+        if !self.has_control_room(body.len()) {
+            return Err(Full);
+        }
+        self.control_bytes += body.len();
+        self.control.push_back(body);
+        Ok(())
+    }
+
+    /// Whether a control body of this size would be taken now.
+    pub fn has_control_room(&self, bytes: usize) -> bool {
+        self.control.len() < CONTROL_FRAMES && self.control_bytes + bytes <= CONTROL_BYTES
+    }
+
+    /// Queues a chunk behind the request's others.
+    pub fn push_chunk(&mut self, request: &MessageId, body: Vec<u8>) {
+        match self.streams.iter_mut().find(|s| s.request == *request) {
+            Some(stream) => stream.bodies.push_back(body),
+            None => self.streams.push_back(StreamQueue {
+                request: request.clone(),
+                bodies: VecDeque::from([body]),
+            }),
+        }
+    }
+
+    /// Queues a request's last message: behind its chunks where it has some.
+    ///
+    /// # Errors
+    /// As [`push_control`](Self::push_control).
+    pub fn push_final(&mut self, request: &MessageId, body: Vec<u8>) -> Result<(), Full> {
+        if self.streams.iter().any(|s| s.request == *request) {
+            self.push_chunk(request, body);
+            return Ok(());
+        }
+        self.push_control(body)
+    }
+
+    /// Drops what a cancelled request still had to send.
+    pub fn drop_stream(&mut self, request: &MessageId) {
+        self.streams.retain(|s| s.request != *request);
+    }
+
+    /// Puts the newest report into the one slot; an older one still there is counted and gone.
+    pub fn set_telemetry(&mut self, body: Vec<u8>) {
+        if self.telemetry.replace(body).is_some() {
+            self.coalesced += 1;
+        }
+    }
+
+    /// Reports replaced before they were sent, since the start.
+    pub const fn coalesced(&self) -> u64 {
+        self.coalesced
+    }
+
+    /// No chunk waits: the next one may be pulled from its source.
+    pub fn wants_chunk(&self) -> bool {
+        self.streams.is_empty()
+    }
+
+    /// Nothing waits in any lane.
+    pub fn is_empty(&self) -> bool {
+        self.peek_len().is_none()
+    }
+
+    /// The size of the body that [`take`](Self::take) would return.
+    pub fn peek_len(&self) -> Option<usize> {
+        self.control
+            .front()
+            .or_else(|| self.streams.front().and_then(|s| s.bodies.front()))
+            .or(self.telemetry.as_ref())
+            .map(Vec::len)
+    }
+
+    /// The body to send next.
+    pub fn take(&mut self) -> Option<(Lane, Vec<u8>)> {
+        if let Some(body) = self.control.pop_front() {
+            self.control_bytes -= body.len();
+            return Some((Lane::Control, body));
+        }
+        if let Some(mut stream) = self.streams.pop_front() {
+            let body = stream.bodies.pop_front();
+            if !stream.bodies.is_empty() {
+                self.streams.push_back(stream);
+            }
+            return body.map(|body| (Lane::Stream, body));
+        }
+        self.telemetry.take().map(|body| (Lane::Telemetry, body))
+    }
+
+    /// Puts control bodies back in front, in their order: they were taken, but never acted on.
+    pub fn put_back(&mut self, bodies: Vec<Vec<u8>>) {
+        for body in bodies.into_iter().rev() {
+            self.control_bytes += body.len();
+            self.control.push_front(body);
+        }
+    }
+
+    /// Empties all lanes: the session they belonged to is over. Replaced reports stay counted.
+    pub fn clear(&mut self) {
+        *self = Self {
+            coalesced: self.coalesced,
+            ..Self::default()
+        };
+    }
+
+    /// The session is over: of what was not begun only requests keep their place. Their ids.
+    pub fn keep_requests(&mut self) -> Vec<MessageId> {
+        self.streams.clear();
+        self.telemetry = None;
+        self.control.retain(|body| peek_message_id(body).is_some());
+        self.control_bytes = self.control.iter().map(Vec::len).sum();
+        self.control
+            .iter()
+            .filter_map(|body| peek_message_id(body))
+            .collect()
+    }
+
+    /// Takes a request back that has not been begun. False: it is not here.
+    pub fn withdraw(&mut self, request: &MessageId) -> bool {
+        let before = self.control.len();
+        self.control
+            .retain(|body| peek_message_id(body).as_ref() != Some(request));
+        self.control_bytes = self.control.iter().map(Vec::len).sum();
+        self.control.len() < before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> MessageId {
+        MessageId::parse(text).unwrap()
+    }
+
+    fn drain(outbox: &mut Outbox) -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| outbox.take().map(|(_, body)| body)).collect()
+    }
+
+    #[test]
+    fn control_goes_before_streams_before_telemetry() {
+        let mut outbox = Outbox::default();
+        outbox.set_telemetry(b"t".to_vec());
+        outbox.push_chunk(&id("a"), b"a1".to_vec());
+        outbox.push_chunk(&id("a"), b"a2".to_vec());
+        outbox.push_chunk(&id("b"), b"b1".to_vec());
+        outbox.push_control(b"c".to_vec()).unwrap();
+        assert!(!outbox.wants_chunk());
+        let order = drain(&mut outbox);
+        assert_eq!(order, [&b"c"[..], b"a1", b"b1", b"a2", b"t"]);
+        assert!(outbox.is_empty() && outbox.wants_chunk());
+    }
+
+    #[test]
+    fn an_answer_stays_behind_its_own_chunks_only() {
+        let mut outbox = Outbox::default();
+        outbox.push_chunk(&id("a"), b"a1".to_vec());
+        outbox.push_final(&id("a"), b"a-end".to_vec()).unwrap();
+        outbox.push_final(&id("b"), b"b-end".to_vec()).unwrap();
+        assert_eq!(drain(&mut outbox), [&b"b-end"[..], b"a1", b"a-end"]);
+    }
+
+    #[test]
+    fn a_newer_report_replaces_an_older_one_and_counts_it() {
+        let mut outbox = Outbox::default();
+        for n in 0..5u8 {
+            outbox.set_telemetry(vec![n]);
+        }
+        assert_eq!(outbox.coalesced(), 4);
+        assert_eq!(drain(&mut outbox), [[4u8]]);
+    }
+
+    #[test]
+    fn the_control_lane_has_a_bound() {
+        let mut outbox = Outbox::default();
+        for _ in 0..CONTROL_FRAMES {
+            outbox.push_control(vec![0; 10]).unwrap();
+        }
+        assert_eq!(outbox.push_control(vec![0; 10]), Err(Full));
+        outbox.clear();
+        let half = CONTROL_BYTES / 2;
+        outbox.push_control(vec![0; half]).unwrap();
+        outbox.push_control(vec![0; half]).unwrap();
+        assert_eq!(outbox.push_control(vec![0; 1]), Err(Full));
+        outbox.take();
+        assert_eq!(outbox.push_control(vec![0; 1]), Ok(()));
+    }
+}

@@ -1,0 +1,4 @@
+//! The only room that knows the operating system: what both programs need of mio, libc and syslog.
+//! `unsafe` lives in [`sys`] alone.
+
+pub mod sys;
