@@ -1,1 +1,42 @@
-fn main() {}
+//! `quantix-kvm-agent`: serves the host of a virtual machine over one virtio-serial port.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod cli;
+mod config;
+mod disks;
+mod job;
+mod port;
+mod telemetry;
+mod users;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let options = match cli::parse() {
+        Ok(cli::Command::Run(options)) => options,
+        Ok(cli::Command::Help) => return print(cli::HELP),
+        Ok(cli::Command::Version) => {
+            let (version, revision) = (quantix::VERSION, quantix::REVISION);
+            return print(&format!("quantix-kvm-agent {version} ({revision})\n"));
+        }
+        Err(error) => return fail(2, &format!("{error}; try --help")),
+    };
+    match agent::Agent::new(options).and_then(agent::Agent::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, &error.to_string()),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn fail(status: u8, why: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "quantix-kvm-agent: {why}");
+    ExitCode::from(status)
+}

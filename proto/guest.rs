@@ -243,6 +243,11 @@ impl Guest {
         self.endpoint.outbox().drop_stream(id);
     }
 
+    /// Ends the session and tells the host why: the agent is about to end.
+    pub fn close(&mut self, why: &'static str) {
+        self.end(why);
+    }
+
     fn control(&mut self, message: &AgentMessage) {
         if !self.is_open() {
             return;

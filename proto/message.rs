@@ -20,6 +20,9 @@ pub mod node {
 pub use agent::agent_message::Body;
 pub use agent::{AgentMessage, Stream};
 
+/// The types of the wire, for those who fill many of them.
+pub use agent as wire;
+
 /// A message with this body; `id` is empty for what belongs to no request.
 pub fn message(id: &str, body: Body) -> AgentMessage {
     AgentMessage {

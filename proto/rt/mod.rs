@@ -1,4 +1,9 @@
 //! The only room that knows the operating system: what both programs need of mio, libc and syslog.
 //! `unsafe` lives in [`sys`] alone.
 
+pub mod log;
+pub mod random;
+pub mod signal;
 pub mod sys;
+
+pub use sys::clock;

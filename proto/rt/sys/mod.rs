@@ -1,2 +1,22 @@
 //! System calls behind safe signatures. The only place in the repository with `unsafe`.
 #![allow(unsafe_code)]
+
+pub mod clock;
+pub mod fd;
+pub mod ifaddrs;
+pub mod inotify;
+pub mod process;
+pub mod socket;
+pub mod statvfs;
+pub mod uevent;
+pub mod uname;
+
+use std::io;
+
+/// The usual "negative means errno" of the C library.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}

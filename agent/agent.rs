@@ -1,0 +1,433 @@
+//! The actor: it joins the port, the guest's side of the protocol, the jobs and telemetry in one
+//! loop that sleeps until something happens.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use quantix::error::{Code, Failure};
+use quantix::guest::{Event, Guest, Identity, Moment};
+use quantix::ids::MessageId;
+use quantix::message::{Body, agent};
+use quantix::rt::log::Log;
+use quantix::rt::signal::{Signal, Signals};
+use quantix::rt::sys::{process, uevent::Uevents};
+use quantix::rt::{clock, random};
+use quantix::time::{Time, earliest};
+
+use crate::cli::Options;
+use crate::config::{self, Config};
+use crate::disks::Disks;
+use crate::job::Jobs;
+use crate::port::{Moved, Opened, Port};
+use crate::telemetry::{Sampler, network, os};
+
+/// Requests that this agent answers.
+const CAPABILITIES: [&str; 3] = ["execute", "read_file", "write_file"];
+
+const PORT: Token = Token(0);
+const UEVENTS: Token = Token(1);
+const TERMINATE: Token = Token(2);
+const RELOAD: Token = Token(3);
+const CHILD: Token = Token(4);
+const DISKS: Token = Token(5);
+const FIRST_JOB: usize = 16;
+
+/// Reads from the port in one turn, each of at most 4 KiB: nothing else waits longer than that.
+const READS_A_TURN: usize = 64;
+
+/// The agent.
+pub struct Agent {
+    poll: Poll,
+    log: Log,
+    options: Options,
+    config: Config,
+    port: Port,
+    uevents: Option<Uevents>,
+    signals: [Signals; 3],
+    guest: Guest,
+    jobs: Jobs,
+    sampler: Sampler,
+    disks: Disks,
+    ready: agent::AgentReady,
+    /// When the next report is due; `None` without a session.
+    report_at: Option<Time>,
+    /// A report waits for the disks.
+    reporting: bool,
+    seen: Seen,
+}
+
+/// Counts as they were when they were last logged.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Seen {
+    stale: u64,
+    bad: u64,
+    garbage: u64,
+}
+
+impl Agent {
+    /// Sets everything up. The port is opened by [`run`](Self::run).
+    ///
+    /// # Errors
+    /// A configuration file that was named cannot be read; no descriptors are left.
+    pub fn new(options: Options) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let registry = poll.registry();
+        let mut signals = [
+            Signals::new(Signal::Terminate)?,
+            Signals::new(Signal::Reload)?,
+            Signals::new(Signal::Child)?,
+        ];
+        for (signal, token) in signals.iter_mut().zip([TERMINATE, RELOAD, CHILD]) {
+            registry.register(&mut signal.stream, token, Interest::READABLE)?;
+        }
+        let uevents = Uevents::new().ok();
+        if let Some(uevents) = &uevents {
+            use std::os::fd::AsRawFd;
+            let fd = uevents.as_raw_fd();
+            registry.register(&mut SourceFd(&fd), UEVENTS, Interest::READABLE)?;
+        }
+        let (config, faults) = load(&options)?;
+        let mut log = Log::new("quantix-kvm-agent", options.log, config.log_level);
+        for fault in faults {
+            log.warning(format_args!("configuration: {fault}"));
+        }
+        let identity = Identity {
+            version: quantix::VERSION.to_owned(),
+            boot_id: os::boot_id(),
+        };
+        Ok(Self {
+            poll,
+            log,
+            port: Port::new(options.port.clone(), PORT),
+            options,
+            config,
+            uevents,
+            signals,
+            guest: Guest::new(identity),
+            jobs: Jobs::new(FIRST_JOB),
+            sampler: Sampler::new(),
+            disks: Disks::new(DISKS),
+            ready: os::ready(quantix::VERSION, &CAPABILITIES),
+            report_at: None,
+            reporting: false,
+            seen: Seen::default(),
+        })
+    }
+
+    /// Serves until SIGTERM.
+    ///
+    /// # Errors
+    /// epoll_wait(2) fails, which it does not.
+    pub fn run(mut self) -> io::Result<()> {
+        let (version, revision) = (quantix::VERSION, quantix::REVISION);
+        self.log
+            .info(format_args!("version {version} ({revision}) started"));
+        let mut events = Events::with_capacity(64);
+        let mut again = true;
+        loop {
+            let timeout = if again {
+                Some(Duration::ZERO)
+            } else {
+                self.timeout()
+            };
+            match self.poll.poll(&mut events, timeout) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+                Ok(()) => {}
+            }
+            let now = clock::now();
+            for event in &events {
+                match event.token() {
+                    PORT => {
+                        let read = event.is_readable() || event.is_read_closed();
+                        let write = event.is_writable() || event.is_error();
+                        self.port.on_ready(read, write, self.poll.registry());
+                    }
+                    UEVENTS => self.on_uevents(),
+                    DISKS => self.on_disks(),
+                    TERMINATE | RELOAD | CHILD => {
+                        let at = event.token().0 - TERMINATE.0;
+                        match self.signals[at].take() {
+                            Some(Signal::Terminate) => return Ok(self.stop()),
+                            Some(Signal::Reload) => self.reload(),
+                            Some(Signal::Child) => self.reap(),
+                            None => {}
+                        }
+                    }
+                    job => self.jobs.on_ready(job),
+                }
+            }
+            self.on_timeouts(now);
+            again = self.turn(now);
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let at = [
+            self.guest.poll_timeout(),
+            self.jobs.poll_timeout(),
+            self.disks.poll_timeout(),
+            self.report_at,
+            self.port.poll_timeout(self.guest.is_open()),
+        ]
+        .into_iter()
+        .fold(None, earliest)?;
+        // Rounded up: a deadline that has not come yet would be looked at again and again.
+        let span = at.since(clock::now());
+        Some(span + Duration::from_micros(999))
+    }
+
+    fn on_timeouts(&mut self, now: Time) {
+        self.guest.handle_timeout(now);
+        self.jobs.on_timeout(now);
+        if self.disks.on_timeout(now) {
+            self.report();
+        }
+        match self.port.handle_timeout(now, self.poll.registry()) {
+            Some(Opened::Yes(path)) => {
+                self.log
+                    .info(format_args!("port {} is open", path.display()));
+                self.guest.handle_port_reopened();
+            }
+            Some(Opened::No(Some(why))) => self.log.warning(format_args!("waiting: {why}")),
+            Some(Opened::No(None)) | None => {}
+        }
+        if self.report_at.is_some_and(|at| at <= now) {
+            self.begin_report(now);
+        }
+    }
+
+    /// Moves bytes. True: there is more to do without waiting.
+    fn turn(&mut self, now: Time) -> bool {
+        let mut again = self.read(now);
+        self.act(now);
+        loop {
+            let more = self.jobs.turn(now, &mut self.guest);
+            self.act(now);
+            if !self.write(now) {
+                again |= more && self.guest.wants_chunk();
+                break;
+            }
+        }
+        self.log_drops();
+        again
+    }
+
+    /// Reads a turn's share. True: there may be more.
+    fn read(&mut self, now: Time) -> bool {
+        let mut buffer = [0; 4096];
+        for _ in 0..READS_A_TURN {
+            if !self.port.is_readable() {
+                return false;
+            }
+            match self.port.read(now, &mut buffer) {
+                Moved::Bytes(n) => {
+                    let moment = Moment {
+                        now,
+                        wall: clock::wall(),
+                        uptime_seconds: clock::uptime_seconds(),
+                    };
+                    self.guest
+                        .handle_bytes(&moment, &buffer[..n], &mut random::number);
+                    self.act(now);
+                }
+                Moved::Blocked => return false,
+                Moved::NoHost => self.guest.handle_host_gone(),
+                Moved::Lost(why) => self.lost(&why),
+            }
+        }
+        true
+    }
+
+    /// Writes what the port takes. True: something was written.
+    fn write(&mut self, now: Time) -> bool {
+        let mut wrote = false;
+        while self.port.is_writable() {
+            let Some(bytes) = self.guest.poll_transmit() else {
+                break;
+            };
+            match self.port.write(now, bytes, self.poll.registry()) {
+                Moved::Bytes(n) => {
+                    self.guest.on_written(n);
+                    wrote = true;
+                }
+                Moved::Blocked | Moved::NoHost => break,
+                Moved::Lost(why) => self.lost(&why),
+            }
+        }
+        wrote
+    }
+
+    fn lost(&mut self, why: &str) {
+        self.log.warning(format_args!("port lost: {why}"));
+        self.guest.handle_port_reopened();
+    }
+
+    /// Acts on what the protocol has found.
+    fn act(&mut self, now: Time) {
+        while let Some(event) = self.guest.poll_event() {
+            match event {
+                Event::Opened => self.on_opened(now),
+                Event::Ended(why) => {
+                    self.log.info(format_args!("session ended: {why}"));
+                    self.jobs.on_session_over(now);
+                    self.report_at = None;
+                }
+                Event::Request(id, body) => self.on_request(now, id, &body),
+                Event::Chunk(id, chunk) => self.jobs.on_chunk(now, &id, &chunk),
+                Event::Credit(id, _, total) => self.jobs.on_credit(&id, total),
+                Event::Cancel(id) => self.jobs.on_cancel(now, &id),
+            }
+        }
+    }
+
+    fn on_opened(&mut self, now: Time) {
+        self.log.info(format_args!("session opened by the host"));
+        self.refresh_ready();
+        self.guest.announce(self.ready.clone());
+        self.schedule_reports(now);
+    }
+
+    fn on_request(&mut self, now: Time, id: MessageId, body: &Body) {
+        let started = self.jobs.start(id.clone(), body, now, self.poll.registry());
+        if let Err(failure) = started {
+            if failure.code == Code::Internal {
+                self.log.error(format_args!("request refused: {failure}"));
+            }
+            self.guest.refuse(&id, &failure);
+        }
+    }
+
+    /// The first report of a session goes out at once.
+    fn schedule_reports(&mut self, now: Time) {
+        let wanted = !self.interval().is_zero() && self.guest.is_open();
+        self.report_at = wanted.then_some(now);
+    }
+
+    fn begin_report(&mut self, now: Time) {
+        self.report_at = Some(now + self.interval());
+        self.reporting = true;
+        if !self.disks.begin(now, self.poll.registry()) {
+            self.report();
+        }
+    }
+
+    fn on_disks(&mut self) {
+        if self.disks.on_ready() {
+            self.report();
+        }
+    }
+
+    fn report(&mut self) {
+        if !std::mem::take(&mut self.reporting) {
+            return;
+        }
+        if self.refresh_ready() {
+            self.guest.announce(self.ready.clone());
+        }
+        let mut telemetry = self.sampler.sample();
+        (telemetry.disks, telemetry.stuck_mounts) = self.disks.results();
+        telemetry.coalesced = self.guest.coalesced();
+        self.guest.report(telemetry);
+    }
+
+    /// Looks again at what may have changed. What os-release says does not, and is on a disk.
+    fn refresh_ready(&mut self) -> bool {
+        let (hostname, addresses) = (os::hostname(), network::addresses());
+        let changed = self.ready.hostname != hostname || self.ready.ip_addresses != addresses;
+        self.ready.hostname = hostname;
+        self.ready.ip_addresses = addresses;
+        changed
+    }
+
+    fn on_uevents(&mut self) {
+        if self.uevents.as_mut().is_some_and(Uevents::drain) {
+            self.port.handle_device_event();
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some((pid, ended)) = process::reap() {
+            self.disks.on_exit(pid);
+            self.jobs.on_exit(pid, ended);
+        }
+    }
+
+    fn reload(&mut self) {
+        match load(&self.options) {
+            Ok((config, faults)) => {
+                for fault in faults {
+                    self.log.warning(format_args!("configuration: {fault}"));
+                }
+                self.config = config;
+                self.log.set_level(self.config.log_level);
+                self.log.info(format_args!("configuration read again"));
+                self.schedule_reports(clock::now());
+            }
+            Err(error) => {
+                let why = Failure::system(
+                    "read",
+                    &config_path(&self.options).to_string_lossy(),
+                    &error,
+                );
+                self.log
+                    .error(format_args!("configuration kept as it was: {why}"));
+            }
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        self.options
+            .telemetry_interval
+            .unwrap_or(self.config.telemetry_interval)
+    }
+
+    /// Tells the host, hangs up what was waited for, and ends.
+    fn stop(&mut self) {
+        let now = clock::now();
+        self.log.info(format_args!("stopping"));
+        self.guest.close("the agent is stopping");
+        self.act(now);
+        self.write(now);
+    }
+
+    /// Says what was dropped, once it has grown; the log has its own rate.
+    fn log_drops(&mut self) {
+        let counters = self.guest.counters();
+        let seen = Seen {
+            stale: counters.stale_frames,
+            bad: counters.bad_frames,
+            garbage: counters.garbage_bytes,
+        };
+        if seen != self.seen {
+            self.seen = seen;
+            let Seen {
+                stale,
+                bad,
+                garbage,
+            } = seen;
+            self.log.warning(format_args!(
+                "dropped so far: {stale} stale frames, {bad} bad frames, {garbage} bytes of garbage"
+            ));
+        }
+    }
+}
+
+fn config_path(options: &Options) -> PathBuf {
+    let default = || PathBuf::from(config::PATH);
+    options.config.clone().unwrap_or_else(default)
+}
+
+/// The configuration, and what is wrong in it. Without `--config` the file need not exist.
+fn load(options: &Options) -> io::Result<(Config, Vec<String>)> {
+    match config::read(&config_path(options)) {
+        Err(e) if options.config.is_none() && e.kind() == io::ErrorKind::NotFound => {
+            Ok((Config::default(), Vec::new()))
+        }
+        Err(e) if options.config.is_none() => Ok((Config::default(), vec![e.to_string()])),
+        read => read,
+    }
+}

@@ -1,0 +1,78 @@
+//! The agent's command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lexopt::prelude::*;
+use quantix::rt::log::Target;
+
+use crate::config;
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    Run(Options),
+    Help,
+    Version,
+}
+
+/// How to run.
+#[derive(Debug)]
+pub struct Options {
+    /// A character device, or a Unix socket to connect to; else the port is looked for.
+    pub port: Option<PathBuf>,
+    /// `None`: the default one, if it exists.
+    pub config: Option<PathBuf>,
+    /// Over what the file says.
+    pub telemetry_interval: Option<Duration>,
+    pub log: Target,
+}
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+Usage: quantix-kvm-agent [OPTIONS]
+
+Serves the host of this virtual machine over the virtio-serial port
+org.quantix.agent.0: commands, files, telemetry. Waits for the port to appear,
+and says nothing until the host speaks.
+
+Options:
+  --port PATH               character device to open, or Unix socket to connect
+                            to (default: found in /sys/class/virtio-ports)
+  --config FILE             configuration (default: /etc/quantix-kvm/agent.conf)
+  --telemetry-interval S    seconds between two reports, 0 for none (default: 10)
+  --log syslog|stderr       where log lines go (default: syslog)
+  --version                 print the version
+  --help                    print this
+
+Signals: SIGTERM ends it, SIGHUP reads the configuration again.
+";
+
+/// Reads the arguments.
+pub fn parse() -> Result<Command, lexopt::Error> {
+    let mut parser = lexopt::Parser::from_env();
+    let mut options = Options {
+        port: None,
+        config: None,
+        telemetry_interval: None,
+        log: Target::Syslog,
+    };
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("port") => options.port = Some(parser.value()?.into()),
+            Long("config") => options.config = Some(parser.value()?.into()),
+            Long("telemetry-interval") => {
+                options.telemetry_interval = Some(parser.value()?.parse_with(config::interval)?);
+            }
+            Long("log") => {
+                options.log = parser
+                    .value()?
+                    .parse_with(|word| Target::parse(word).ok_or("takes syslog or stderr"))?;
+            }
+            Long("version") | Short('V') => return Ok(Command::Version),
+            Long("help") | Short('h') => return Ok(Command::Help),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Command::Run(options))
+}

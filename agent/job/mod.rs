@@ -1,0 +1,513 @@
+//! Requests that take time: each has a forked child, and this is the table of them.
+//!
+//! The loop never waits for a child. A child ends by itself, or is asked to, or is killed; then its
+//! request is answered, once. [`Job::answer`] is the one door out.
+
+mod exec;
+mod pipe;
+mod read;
+mod write;
+
+pub use pipe::Inlet;
+
+use std::fs::File;
+use std::io::Write as _;
+use std::time::Duration;
+
+use mio::{Registry, Token};
+use prost::Message;
+use quantix::error::{Code, Failure};
+use quantix::guest::Guest;
+use quantix::ids::MessageId;
+use quantix::limits::CHUNK;
+use quantix::message::{AgentMessage, Body, agent, message};
+use quantix::rt::sys::process::{self, Ended, Pid, Signal};
+use quantix::time::{Time, earliest};
+
+/// Jobs at once. Each may hold an answer of a frame or a stream's window in memory.
+pub const MAX_JOBS: usize = 32;
+
+/// Tokens from this one on belong to jobs: `PIPES` for each.
+const PIPES: usize = 3;
+
+/// Room in the pipes of bulk data, in bytes; as much as a stream's window.
+const PIPE_SIZE: i32 = 256 * 1024;
+
+/// From the request to end to the signal that cannot be refused.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The table.
+#[derive(Debug)]
+pub struct Jobs {
+    slots: Vec<Option<Job>>,
+    first_token: usize,
+    /// Where the next chunk is looked for first, so that every stream gets its turn.
+    next: usize,
+    /// One chunk's bytes between a pipe and the outbox.
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Job {
+    id: MessageId,
+    pid: Pid,
+    work: Work,
+    life: Life,
+}
+
+#[derive(Debug)]
+enum Work {
+    Exec(exec::Exec),
+    Read(read::Read),
+    Write(write::Write),
+}
+
+/// How far the child is from its end.
+#[derive(Clone, Copy, Debug)]
+enum Life {
+    /// It works.
+    Running,
+    /// It was asked to end, and is killed at `until`.
+    Ending { why: Why, until: Time },
+    /// It was killed. One that is not gone at `until` hangs in the kernel: its request is answered
+    /// without it.
+    Killed { why: Why, until: Time },
+    /// It is gone; its last bytes may still be in the pipes.
+    Ended { ended: Ended, why: Option<Why> },
+}
+
+/// Why a child has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    TimedOut,
+    Cancelled,
+    /// Nobody waits for the answer any more.
+    SessionOver,
+}
+
+impl Jobs {
+    /// An empty table whose pipes have tokens from `first_token` on.
+    pub const fn new(first_token: usize) -> Self {
+        Self {
+            slots: Vec::new(),
+            first_token,
+            next: 0,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Starts the child for a request.
+    ///
+    /// # Errors
+    /// What the request is to be answered with instead.
+    pub fn start(
+        &mut self,
+        id: MessageId,
+        request: &Body,
+        now: Time,
+        registry: &Registry,
+    ) -> Result<(), Failure> {
+        if self.slots.iter().flatten().any(|job| job.id == id) {
+            return Err(Failure::new(Code::Invalid, "this id is in use"));
+        }
+        let slot = match self.slots.iter().position(Option::is_none) {
+            Some(free) => free,
+            None if self.slots.len() < MAX_JOBS => {
+                self.slots.push(None);
+                self.slots.len() - 1
+            }
+            None => {
+                let why = format!("{MAX_JOBS} requests are running in this guest; try again later");
+                return Err(Failure::new(Code::Busy, why));
+            }
+        };
+        let first = self.first_token + slot * PIPES;
+        let token = |pipe| Token(first + pipe);
+        let (pid, work) = match request {
+            Body::Execute(request) => {
+                let (pid, exec) = exec::Exec::start(request, now, registry, token)?;
+                (pid, Work::Exec(exec))
+            }
+            Body::ReadFile(request) => {
+                let (pid, read) = read::Read::start(request, registry, token)?;
+                (pid, Work::Read(read))
+            }
+            Body::WriteFile(request) => {
+                let (pid, write) = write::Write::start(request, registry, token)?;
+                (pid, Work::Write(write))
+            }
+            _ => {
+                let why = "this agent does not know the request";
+                return Err(Failure::new(Code::Unsupported, why));
+            }
+        };
+        self.slots[slot] = Some(Job {
+            id,
+            pid,
+            work,
+            life: Life::Running,
+        });
+        Ok(())
+    }
+
+    /// An event came for this token.
+    pub fn on_ready(&mut self, token: Token) {
+        let Some(at) = token.0.checked_sub(self.first_token) else {
+            return;
+        };
+        if let Some(Some(job)) = self.slots.get_mut(at / PIPES) {
+            match &mut job.work {
+                Work::Exec(exec) => exec.on_ready(at % PIPES),
+                Work::Read(read) => read.on_ready(at % PIPES),
+                Work::Write(write) => write.on_ready(at % PIPES),
+            }
+        }
+    }
+
+    /// A child of this process has ended. One that is not in the table was left to itself.
+    pub fn on_exit(&mut self, pid: Pid, ended: Ended) {
+        let Some(job) = self.slots.iter_mut().flatten().find(|job| job.pid == pid) else {
+            return;
+        };
+        let why = job.life.why();
+        if why.is_some() {
+            // What the leader left behind has to go with it.
+            process::signal_group(pid, Signal::Kill);
+        }
+        job.life = Life::Ended { ended, why };
+    }
+
+    /// A chunk of a request's stream came.
+    pub fn on_chunk(&mut self, now: Time, id: &MessageId, chunk: &agent::StreamChunk) {
+        // A chunk for a request that has just been answered is late, not wrong.
+        if let Some(job) = self.find(id)
+            && let Work::Write(write) = &mut job.work
+            && write.receive(chunk).is_err()
+        {
+            job.end(now, Why::Cancelled);
+        }
+    }
+
+    /// The host takes more of a request's stream.
+    pub fn on_credit(&mut self, id: &MessageId, total: u64) {
+        if let Some(job) = self.find(id)
+            && let Work::Read(read) = &mut job.work
+        {
+            read.allow(total);
+        }
+    }
+
+    /// The host takes a request back.
+    pub fn on_cancel(&mut self, now: Time, id: &MessageId) {
+        if let Some(job) = self.find(id) {
+            job.end(now, Why::Cancelled);
+        }
+    }
+
+    /// The session is over: what is waited for ends, and is not answered.
+    pub fn on_session_over(&mut self, now: Time) {
+        for job in self.slots.iter_mut().flatten() {
+            job.end(now, Why::SessionOver);
+        }
+    }
+
+    /// When [`on_timeout`](Self::on_timeout) wants to be called.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.slots
+            .iter()
+            .flatten()
+            .fold(None, |at, job| earliest(at, job.poll_timeout()))
+    }
+
+    /// Ends what has had its time, kills what did not end.
+    pub fn on_timeout(&mut self, now: Time) {
+        for job in self.slots.iter_mut().flatten() {
+            if job.poll_timeout().is_some_and(|at| at <= now) {
+                job.on_timeout(now);
+            }
+        }
+    }
+
+    /// Moves bytes and answers what is done. True: there is more to do without waiting.
+    pub fn turn(&mut self, now: Time, guest: &mut Guest) -> bool {
+        let mut more = false;
+        for slot in &mut self.slots {
+            let Some(job) = slot else { continue };
+            match job.turn(now, guest) {
+                Turn::Waits => {}
+                Turn::HasMore => more = true,
+                Turn::Done => *slot = None,
+            }
+        }
+        more | self.pull(guest)
+    }
+
+    /// Takes one chunk from the next stream that has one.
+    fn pull(&mut self, guest: &mut Guest) -> bool {
+        if !guest.wants_chunk() {
+            return false;
+        }
+        let count = self.slots.len();
+        for at in (0..count).map(|n| (self.next + n) % count) {
+            if let Some(Some(job)) = self.slots.get_mut(at)
+                && let Work::Read(read) = &mut job.work
+                && matches!(job.life, Life::Running | Life::Ended { why: None, .. })
+            {
+                self.buffer.resize(CHUNK, 0);
+                if read.pull(&job.id, guest, &mut self.buffer) {
+                    self.next = at + 1;
+                    return true;
+                }
+            }
+        }
+        self.buffer = Vec::new();
+        false
+    }
+
+    fn find(&mut self, id: &MessageId) -> Option<&mut Job> {
+        self.slots.iter_mut().flatten().find(|job| job.id == *id)
+    }
+}
+
+enum Turn {
+    Waits,
+    HasMore,
+    Done,
+}
+
+impl Life {
+    const fn why(self) -> Option<Why> {
+        match self {
+            Self::Running => None,
+            Self::Ending { why, .. } | Self::Killed { why, .. } => Some(why),
+            Self::Ended { why, .. } => why,
+        }
+    }
+}
+
+impl Job {
+    fn poll_timeout(&self) -> Option<Time> {
+        match (self.life, &self.work) {
+            (Life::Running, Work::Exec(exec)) => exec.deadline,
+            (Life::Ending { until, .. } | Life::Killed { until, .. }, _) => Some(until),
+            _ => None,
+        }
+    }
+
+    fn on_timeout(&mut self, now: Time) {
+        match self.life {
+            Life::Running => self.end(now, Why::TimedOut),
+            Life::Ending { why, .. } => {
+                process::signal_group(self.pid, Signal::Kill);
+                self.life = Life::Killed {
+                    why,
+                    until: now + GRACE,
+                };
+            }
+            Life::Killed { why, .. } => {
+                self.life = Life::Ended {
+                    ended: Ended::Signalled(9),
+                    why: Some(why),
+                };
+            }
+            Life::Ended { .. } => {}
+        }
+    }
+
+    /// Asks the child to end.
+    fn end(&mut self, now: Time, why: Why) {
+        match &mut self.life {
+            Life::Running => {}
+            // Its answer is no longer wanted, whyever it is being ended.
+            Life::Ending { why: known, .. } | Life::Killed { why: known, .. } => {
+                if why == Why::SessionOver {
+                    *known = why;
+                }
+                return;
+            }
+            Life::Ended { why: known, .. } => {
+                if why == Why::SessionOver {
+                    *known = Some(why);
+                }
+                return;
+            }
+        }
+        match &mut self.work {
+            Work::Exec(_) => {
+                if why == Why::SessionOver {
+                    process::signal_group(self.pid, Signal::Hangup);
+                }
+                process::signal_group(self.pid, Signal::Terminate);
+            }
+            Work::Read(_) => process::signal_group(self.pid, Signal::Kill),
+            // It removes its temporary file and ends.
+            Work::Write(write) => write.abandon(),
+        }
+        self.life = Life::Ending {
+            why,
+            until: now + GRACE,
+        };
+    }
+
+    fn turn(&mut self, now: Time, guest: &mut Guest) -> Turn {
+        match &mut self.work {
+            Work::Exec(exec) => {
+                exec.on_turn();
+                if let Some(started) = exec.poll_started(self.pid) {
+                    self.answer(guest, Ok(started));
+                    return Turn::Done;
+                }
+            }
+            Work::Read(read) => read.result.gather(),
+            Work::Write(write) => {
+                write.result.gather();
+                if let Some(total) = write.turn() {
+                    guest.grant(&self.id, quantix::message::Stream::Data, total);
+                }
+            }
+        }
+        let Life::Ended { ended, why } = self.life else {
+            return match &self.work {
+                Work::Exec(exec) if exec.is_ready() => Turn::HasMore,
+                _ => Turn::Waits,
+            };
+        };
+        if why == Some(Why::SessionOver) {
+            return Turn::Done;
+        }
+        if let Work::Read(read) = &mut self.work
+            && why.is_none()
+            && !read.is_drained()
+        {
+            return Turn::Waits;
+        }
+        if !guest.has_room(ANSWER_ROOM) {
+            return Turn::Waits;
+        }
+        let answer = self.outcome(ended, why, now);
+        self.answer(guest, answer);
+        Turn::Done
+    }
+
+    /// What a child that has ended leaves to be answered.
+    fn outcome(&mut self, ended: Ended, why: Option<Why>, now: Time) -> Result<Body, Failure> {
+        let cancelled = || Failure::new(Code::Cancelled, "cancelled");
+        match &mut self.work {
+            Work::Exec(_) if why == Some(Why::Cancelled) => Err(cancelled()),
+            Work::Exec(exec) => exec.finish(ended, why == Some(Why::TimedOut), now),
+            Work::Read(_) if why.is_some() => Err(cancelled()),
+            Work::Read(read) => read.result.take(ended),
+            Work::Write(write) => match write.result.take(ended) {
+                Err(_) if why.is_some() => Err(cancelled()),
+                answer => answer,
+            },
+        }
+    }
+
+    /// The one door out: the request's only final answer.
+    fn answer(&self, guest: &mut Guest, answer: Result<Body, Failure>) {
+        match answer {
+            Ok(body) => guest.answer(&self.id, body),
+            Err(failure) => {
+                guest.drop_stream(&self.id);
+                guest.refuse(&self.id, &failure);
+            }
+        }
+    }
+}
+
+/// An answer waits in its job until the control lane has room for the largest.
+const ANSWER_ROOM: usize = quantix::limits::MAX_FRAME;
+
+/// What a child has to say at its end, through a pipe of its own.
+#[derive(Debug)]
+pub struct Answer {
+    inlet: Inlet,
+    bytes: Vec<u8>,
+}
+
+impl Answer {
+    const fn new(inlet: Inlet) -> Self {
+        Self {
+            inlet,
+            bytes: Vec::new(),
+        }
+    }
+
+    const fn on_ready(&mut self) {
+        self.inlet.on_ready();
+    }
+
+    fn gather(&mut self) {
+        if self.inlet.is_ready() {
+            self.inlet.read_into(&mut self.bytes, 16 * 1024);
+        }
+    }
+
+    /// The child has ended, and what it said is not a success.
+    fn is_failure(&mut self) -> bool {
+        self.on_ready();
+        self.gather();
+        !matches!(
+            AgentMessage::decode(&self.bytes[..]).map(|answer| answer.body),
+            Ok(Some(body)) if !matches!(body, Body::Error(_))
+        )
+    }
+
+    /// The child has ended: its answer, or why there is none.
+    fn take(&mut self, ended: Ended) -> Result<Body, Failure> {
+        self.inlet.on_ready();
+        self.gather();
+        match AgentMessage::decode(&self.bytes[..]).map(|answer| answer.body) {
+            Ok(Some(Body::Error(error))) => Err(Failure::from_wire(&error)),
+            Ok(Some(body)) => Ok(body),
+            _ => {
+                let why = match ended {
+                    Ended::Exited(status) => format!("the worker ended with status {status}"),
+                    Ended::Signalled(signal) => format!("the worker was ended by signal {signal}"),
+                };
+                Err(Failure::new(Code::Internal, why))
+            }
+        }
+    }
+}
+
+/// In a child: writes its answer and returns its exit status.
+fn report(mut pipe: &File, outcome: Result<AgentMessage, Failure>) -> i32 {
+    let answer = outcome.unwrap_or_else(|failure| message("", Body::Error(failure.to_wire())));
+    i32::from(pipe.write_all(&answer.encode_to_vec()).is_err())
+}
+
+/// What a child wrote that failed before its work began.
+fn worker_failure(bytes: &[u8]) -> Failure {
+    match agent::Error::decode(bytes) {
+        Ok(error) => Failure::from_wire(&error),
+        Err(_) => Failure::new(Code::Internal, "the worker failed and could not say why"),
+    }
+}
+
+/// Names are absolute: the agent's own directory means nothing to the host.
+fn absolute(path: &str) -> Result<(), Failure> {
+    let why = if path.is_empty() {
+        "the path is empty".to_owned()
+    } else if !path.starts_with('/') {
+        format!("{path}: not an absolute path")
+    } else if path.contains('\0') {
+        "the path has a NUL byte in it".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(Code::Invalid, why))
+}
+
+/// For error messages.
+fn file_type_name(kind: std::fs::FileType) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    match () {
+        () if kind.is_dir() => "a directory",
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () if kind.is_char_device() || kind.is_block_device() => "a device",
+        () => "something else",
+    }
+}

@@ -1,0 +1,160 @@
+//! A file on its way to the host: a child reads it into a pipe, the loop cuts the pipe into chunks
+//! as far as the host's credit goes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek, SeekFrom};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+
+use mio::{Registry, Token};
+use quantix::credit::SendCredit;
+use quantix::error::{Code, Failure};
+use quantix::guest::Guest;
+use quantix::ids::MessageId;
+use quantix::limits::CHUNK;
+use quantix::message::{AgentMessage, Body, Stream, agent};
+use quantix::rt::sys::fd::{grow_pipe, pipe};
+use quantix::rt::sys::process::{self, Pid};
+
+use super::pipe::{Got, Inlet};
+use super::{Answer, PIPE_SIZE, absolute, file_type_name};
+
+/// A file being read.
+#[derive(Debug)]
+pub struct Read {
+    data: Inlet,
+    /// The answer that goes behind the last chunk.
+    pub result: Answer,
+    credit: SendCredit,
+    chunk: usize,
+}
+
+/// The loop's ends, by number.
+pub const DATA: usize = 0;
+pub const RESULT: usize = 1;
+
+impl Read {
+    /// Starts reading the file.
+    pub fn start(
+        request: &agent::ReadFile,
+        registry: &Registry,
+        token: impl Fn(usize) -> Token,
+    ) -> Result<(Pid, Self), Failure> {
+        absolute(&request.path)?;
+        let system = |e| Failure::system("read", &request.path, &e);
+        let (data, child_data) = pipe().map_err(system)?;
+        let (result, child_result) = pipe().map_err(system)?;
+        grow_pipe(&data, PIPE_SIZE);
+        let data = Inlet::new(data, registry, token(DATA)).map_err(system)?;
+        let result = Inlet::new(result, registry, token(RESULT)).map_err(system)?;
+        let pid = process::spawn(&[&child_data, &child_result], || {
+            super::report(&child_result, read_file(request, &child_data))
+        })
+        .map_err(system)?;
+        let wanted = usize::try_from(request.chunk_size).unwrap_or(CHUNK);
+        Ok((
+            pid,
+            Self {
+                data,
+                result: Answer::new(result),
+                credit: SendCredit::default(),
+                chunk: if wanted == 0 {
+                    CHUNK
+                } else {
+                    wanted.min(CHUNK)
+                },
+            },
+        ))
+    }
+
+    /// An event came for one of the pipes.
+    pub fn on_ready(&mut self, pipe: usize) {
+        match pipe {
+            DATA => self.data.on_ready(),
+            _ => self.result.on_ready(),
+        }
+    }
+
+    /// The host takes `total` bytes in all.
+    pub const fn allow(&mut self, total: u64) {
+        self.credit.allow(total);
+    }
+
+    /// Sends a chunk if there is one and the host takes it. True: it did.
+    pub fn pull(&mut self, id: &MessageId, guest: &mut Guest, buffer: &mut [u8]) -> bool {
+        let room = usize::try_from(self.credit.available()).unwrap_or(self.chunk);
+        let room = room.min(self.chunk).min(buffer.len());
+        if !self.data.is_ready() || room == 0 {
+            return false;
+        }
+        let Got::Bytes(n) = self.data.read(&mut buffer[..room]) else {
+            return false;
+        };
+        guest.send_chunk(
+            id,
+            agent::StreamChunk {
+                message_id: id.as_str().to_owned(),
+                stream: Stream::Data.into(),
+                offset: self.credit.spend(n),
+                data: buffer[..n].to_vec(),
+                eof: false,
+            },
+        );
+        true
+    }
+
+    /// The child is gone. Every byte has been sent, so that the answer may follow; a failure does
+    /// not wait for that.
+    pub fn is_drained(&mut self) -> bool {
+        self.data.end_if_empty();
+        self.data.is_ended() || self.result.is_failure()
+    }
+}
+
+/// In the child.
+fn read_file(request: &agent::ReadFile, mut data: &File) -> Result<AgentMessage, Failure> {
+    let path = &request.path;
+    let system = |doing| move |e: io::Error| Failure::system(doing, path, &e);
+    // Without O_NONBLOCK the open of a FIFO would wait for a writer.
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(system("open"))?;
+    let meta = file.metadata().map_err(system("stat"))?;
+    if !meta.is_file() {
+        let kind = file_type_name(meta.file_type());
+        let why = format!("read {path}: is {kind}, not a file");
+        return Err(Failure::new(Code::Invalid, why));
+    }
+    if request.offset > 0 {
+        file.seek(SeekFrom::Start(request.offset))
+            .map_err(system("seek in"))?;
+    }
+    let length = if request.length == 0 {
+        u64::MAX
+    } else {
+        request.length
+    };
+    let sent = match io::copy(&mut (&file).take(length), &mut data) {
+        Ok(sent) => sent,
+        // The loop has closed its end: nobody wants the rest.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => 0,
+        Err(e) => return Err(Failure::system("read", path, &e)),
+    };
+    let end = request.offset.saturating_add(sent);
+    Ok(quantix::message::message(
+        "",
+        Body::ReadFileResponse(agent::ReadFileResponse {
+            success: true,
+            eof: sent < length || end >= meta.len(),
+            total_size: meta.len(),
+            offset: end,
+            mode: meta.mode() & 0o7777,
+            modified_at: Some(agent::Timestamp {
+                seconds: meta.mtime(),
+                nanos: i32::try_from(meta.mtime_nsec()).unwrap_or(0),
+            }),
+            ..Default::default()
+        }),
+    ))
+}

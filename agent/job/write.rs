@@ -1,0 +1,430 @@
+//! A file on its way from the host: the loop feeds chunks into a pipe, a child writes them beside
+//! the target and puts them in its place at the end.
+//!
+//! The pipe carries pieces of `length, bytes`; length 0 says that all of it was there. A child
+//! whose pipe ends without that was cancelled, or its agent died: it leaves nothing behind.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write as _};
+use std::os::unix::fs::{
+    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown,
+};
+use std::path::{Path, PathBuf};
+
+use mio::{Registry, Token};
+use quantix::credit::{Fault, ReceiveCredit};
+use quantix::error::{Code, Failure};
+use quantix::message::{AgentMessage, Body, agent};
+use quantix::rt::random;
+use quantix::rt::sys::fd::{grow_pipe, name_unnamed, pipe};
+use quantix::rt::sys::process::{self, Pid};
+
+use super::pipe::{Inlet, Outlet};
+use super::{Answer, PIPE_SIZE, absolute};
+
+/// A file being written.
+#[derive(Debug)]
+pub struct Write {
+    /// `None` once the child has been told that this is all, or that it is cancelled.
+    feed: Option<Outlet>,
+    /// Pieces that the pipe has not taken; `at` bytes of the first have gone. Bounded by the credit.
+    pieces: VecDeque<Vec<u8>>,
+    at: usize,
+    credit: ReceiveCredit,
+    /// The child's answer.
+    pub result: Answer,
+}
+
+/// The loop's ends, by number.
+pub const FEED: usize = 0;
+pub const RESULT: usize = 1;
+
+const PREFIX: usize = 4;
+
+impl Write {
+    /// Starts writing the file. The request's own bytes are the first of it.
+    pub fn start(
+        request: &agent::WriteFile,
+        registry: &Registry,
+        token: impl Fn(usize) -> Token,
+    ) -> Result<(Pid, Self), Failure> {
+        absolute(&request.path)?;
+        let system = |e| Failure::system("write", &request.path, &e);
+        let (child_feed, feed) = pipe().map_err(system)?;
+        let (result, child_result) = pipe().map_err(system)?;
+        grow_pipe(&feed, PIPE_SIZE);
+        let feed = Outlet::new(feed, registry, token(FEED)).map_err(system)?;
+        let result = Inlet::new(result, registry, token(RESULT)).map_err(system)?;
+        let pid = process::spawn(&[&child_feed, &child_result], || {
+            super::report(&child_result, write_file(request, &child_feed))
+        })
+        .map_err(system)?;
+        let mut job = Self {
+            feed: Some(feed),
+            pieces: VecDeque::new(),
+            at: 0,
+            credit: ReceiveCredit::default(),
+            result: Answer::new(result),
+        };
+        job.push(&request.data, request.eof);
+        Ok((pid, job))
+    }
+
+    /// An event came for one of the pipes.
+    pub fn on_ready(&mut self, pipe: usize) {
+        match (pipe, &mut self.feed) {
+            (FEED, Some(feed)) => feed.on_ready(),
+            (FEED, None) => {}
+            _ => self.result.on_ready(),
+        }
+    }
+
+    /// Takes the next chunk.
+    ///
+    /// # Errors
+    /// The host broke the stream's rules.
+    pub fn receive(&mut self, chunk: &agent::StreamChunk) -> Result<(), Fault> {
+        self.credit.receive(chunk.offset, chunk.data.len())?;
+        self.push(&chunk.data, chunk.eof);
+        Ok(())
+    }
+
+    /// Moves pieces into the pipe. The new total that the host may send, if it is worth saying.
+    pub fn turn(&mut self) -> Option<u64> {
+        while let (Some(feed), Some(piece)) = (&mut self.feed, self.pieces.front()) {
+            match feed.write(&piece[self.at..]) {
+                Ok(0) => return None,
+                Ok(n) => self.at += n,
+                // The child has ended early; its answer says why.
+                Err(_) => {
+                    self.abandon();
+                    return None;
+                }
+            }
+            if self.at == piece.len() {
+                let bytes = piece.len() - PREFIX;
+                let last = bytes == 0;
+                self.pieces.pop_front();
+                self.at = 0;
+                self.credit.consume(bytes);
+                if last {
+                    self.feed = None;
+                    return None;
+                }
+            }
+        }
+        self.feed.as_ref()?;
+        self.credit.grant()
+    }
+
+    /// Ends the child's pipe before its end: it removes what it has written.
+    pub fn abandon(&mut self) {
+        self.feed = None;
+        self.pieces.clear();
+    }
+
+    fn push(&mut self, bytes: &[u8], last: bool) {
+        if self.feed.is_none() {
+            return;
+        }
+        if !bytes.is_empty() {
+            let mut piece = Vec::with_capacity(PREFIX + bytes.len());
+            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            piece.extend_from_slice(&length.to_be_bytes());
+            piece.extend_from_slice(bytes);
+            self.pieces.push_back(piece);
+        }
+        if last {
+            self.pieces.push_back(vec![0; PREFIX]);
+        }
+    }
+}
+
+/// In the child.
+fn write_file(request: &agent::WriteFile, mut feed: &File) -> Result<AgentMessage, Failure> {
+    let system = |doing| {
+        let path = &request.path;
+        move |e: io::Error| Failure::system(doing, path, &e)
+    };
+    process::set_umask(0o022);
+    let path = follow(Path::new(&request.path)).map_err(system("follow"))?;
+    let before = match fs::metadata(&path) {
+        Ok(meta) => Some(meta),
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
+        Err(e) => return Err(system("stat")(e)),
+    };
+    if request.path.ends_with('/') || before.as_ref().is_some_and(fs::Metadata::is_dir) {
+        let why = format!("write {}: Is a directory", request.path);
+        return Err(Failure::new(Code::Invalid, why));
+    }
+    let parent = path.parent().unwrap_or(Path::new("/")).to_owned();
+    if request.create_parents {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&parent)
+            .map_err(system("create the directories of"))?;
+    }
+    let mut target = Target::open(&path, before.as_ref(), request).map_err(system("write"))?;
+    let written = receive(&mut feed, target.file()).map_err(system("write"))?;
+    let Some(bytes_written) = written else {
+        target.discard();
+        return Err(Failure::new(
+            Code::Cancelled,
+            format!("write {}: cancelled, nothing was changed", request.path),
+        ));
+    };
+    target
+        .finish(before.as_ref(), request)
+        .map_err(system("write"))?;
+    Ok(quantix::message::message(
+        "",
+        Body::WriteFileResponse(agent::WriteFileResponse {
+            success: true,
+            bytes_written,
+            ..Default::default()
+        }),
+    ))
+}
+
+/// Copies the pipe's pieces into the file. `None`: the pipe ended before its end.
+fn receive(feed: &mut &File, file: &mut File) -> io::Result<Option<u64>> {
+    let mut piece = Vec::new();
+    let mut total = 0;
+    loop {
+        let mut prefix = [0; PREFIX];
+        match feed.read_exact(&mut prefix) {
+            Ok(()) => {}
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+            Err(e) => return Err(e),
+        }
+        let length = u32::from_be_bytes(prefix);
+        if length == 0 {
+            return Ok(Some(total));
+        }
+        piece.resize(usize::try_from(length).unwrap_or(0), 0);
+        match feed.read_exact(&mut piece) {
+            Ok(()) => {}
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+            Err(e) => return Err(e),
+        }
+        // One write a piece: a value under /sys is taken whole or not at all.
+        file.write_all(&piece)?;
+        total += u64::from(length);
+    }
+}
+
+/// Where the bytes go until the last has arrived.
+enum Target {
+    /// Beside the target, without a name: nothing can be left behind.
+    Unnamed { file: File, path: PathBuf },
+    /// Beside the target, on file systems that know no unnamed files.
+    Named {
+        file: File,
+        path: PathBuf,
+        temporary: PathBuf,
+    },
+    /// The target itself: a device, or a file under /proc or /sys, which nothing can replace.
+    InPlace { file: File },
+}
+
+impl Target {
+    fn open(
+        path: &Path,
+        before: Option<&fs::Metadata>,
+        request: &agent::WriteFile,
+    ) -> io::Result<Self> {
+        if before.is_some_and(|meta| !meta.is_file()) {
+            return Self::in_place(path, request);
+        }
+        let made = match Self::unnamed(path) {
+            Ok(target) => Ok(target),
+            Err(_) => Self::named(path),
+        };
+        let mut target = match made {
+            Ok(target) => target,
+            // No file can be made in this directory, but this one is there: /proc and /sys.
+            Err(e) if before.is_some() && cannot_create(&e) => {
+                return Self::in_place(path, request);
+            }
+            Err(e) => return Err(e),
+        };
+        if before.is_some() && (request.append || request.offset > 0) {
+            let file = target.file();
+            io::copy(&mut File::open(path)?, file).inspect_err(|_| target.discard())?;
+        }
+        if !request.append {
+            target.file().seek(SeekFrom::Start(request.offset))?;
+        }
+        Ok(target)
+    }
+
+    fn unnamed(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .write(true)
+            .mode(0o600)
+            .custom_flags(libc::O_TMPFILE)
+            .open(parent(path))?;
+        // Without /proc it could not be given its name at the end.
+        fs::metadata("/proc/self/fd")?;
+        Ok(Self::Unnamed {
+            file,
+            path: path.to_owned(),
+        })
+    }
+
+    fn named(path: &Path) -> io::Result<Self> {
+        let temporary = temporary(path);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        Ok(Self::Named {
+            file,
+            path: path.to_owned(),
+            temporary,
+        })
+    }
+
+    fn in_place(path: &Path, request: &agent::WriteFile) -> io::Result<Self> {
+        let kind = fs::metadata(path)?.file_type();
+        if kind.is_fifo() || kind.is_socket() {
+            let why = "is a FIFO or a socket, not a file";
+            return Err(io::Error::new(ErrorKind::InvalidInput, why));
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .append(request.append)
+            .truncate(kind.is_file() && !request.append && request.offset == 0)
+            .custom_flags(libc::O_NOCTTY)
+            .open(path)?;
+        if request.offset > 0 && !request.append {
+            file.seek(SeekFrom::Start(request.offset))?;
+        }
+        Ok(Self::InPlace { file })
+    }
+
+    const fn file(&mut self) -> &mut File {
+        match self {
+            Self::Unnamed { file, .. } | Self::Named { file, .. } | Self::InPlace { file } => file,
+        }
+    }
+
+    fn discard(&self) {
+        if let Self::Named { temporary, .. } = self {
+            let _ = fs::remove_file(temporary);
+        }
+    }
+
+    /// Durable and in its place, or not at all.
+    fn finish(self, before: Option<&fs::Metadata>, request: &agent::WriteFile) -> io::Result<()> {
+        let (file, path, temporary) = match self {
+            Self::InPlace { file } => {
+                return match file.sync_all() {
+                    // Devices and /proc have nothing to be made durable.
+                    Err(e) if !is_unsyncable(&e) => Err(e),
+                    _ => Ok(()),
+                };
+            }
+            Self::Named {
+                file,
+                path,
+                temporary,
+            } => (file, path, Some(temporary)),
+            Self::Unnamed { file, path } => (file, path, None),
+        };
+        let placed = place(&file, &path, temporary.clone(), before, request);
+        if placed.is_err()
+            && let Some(temporary) = temporary
+        {
+            let _ = fs::remove_file(temporary);
+        }
+        placed
+    }
+}
+
+fn place(
+    file: &File,
+    path: &Path,
+    temporary: Option<PathBuf>,
+    before: Option<&fs::Metadata>,
+    request: &agent::WriteFile,
+) -> io::Result<()> {
+    let mode = match before {
+        Some(meta) => {
+            fchown(file, Some(meta.uid()), Some(meta.gid()))?;
+            meta.mode() & 0o7777
+        }
+        None if request.mode == 0 => 0o644,
+        None => request.mode & 0o7777,
+    };
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.sync_all()?;
+    let temporary = match temporary {
+        Some(temporary) => temporary,
+        None if before.is_none() && name_unnamed(file, path).is_ok() => {
+            return File::open(parent(path))?.sync_all();
+        }
+        None => {
+            let temporary = self::temporary(path);
+            name_unnamed(file, &temporary)?;
+            temporary
+        }
+    };
+    match fs::rename(&temporary, path) {
+        Ok(()) => {}
+        // A file that is mounted over, as /etc/resolv.conf in containers, cannot be replaced.
+        Err(e) if e.kind() == ErrorKind::ResourceBusy && before.is_some() => {
+            let mut target = OpenOptions::new().write(true).truncate(true).open(path)?;
+            io::copy(&mut File::open(&temporary)?, &mut target)?;
+            target.sync_all()?;
+            fs::remove_file(&temporary)?;
+        }
+        Err(e) => {
+            let _ = fs::remove_file(&temporary);
+            return Err(e);
+        }
+    }
+    File::open(parent(path))?.sync_all()
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+/// A name beside the target that nobody else has. Its length does not depend on the target's,
+/// which may be as long as names can be.
+fn temporary(path: &Path) -> PathBuf {
+    parent(path).join(format!(".qx-{:016x}.tmp", random::number()))
+}
+
+/// Follows symbolic links to the file they name, which need not exist.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..40 {
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_symlink() => path = parent(&path).join(fs::read_link(&path)?),
+            Ok(_) => return Ok(path),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(path),
+            Err(e) => return Err(e),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
+}
+
+/// The directory takes no new file, which says nothing about the files that it has.
+fn cannot_create(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EPERM | libc::EACCES | libc::ENOENT | libc::EINVAL | libc::ENOTSUP)
+    )
+}
+
+fn is_unsyncable(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EROFS | libc::ENOTSUP | libc::ENOTTY)
+    )
+}

@@ -1,0 +1,137 @@
+//! What the agent reports about its guest: readings of /proc, /sys and the network interfaces.
+//!
+//! Each file keeps a parser (bytes in, values out) apart from a thin reader. Nothing here reads a
+//! clock, and nothing but [`disk::Mount::measure`] touches a file system that has a device behind
+//! it: a sick disk cannot hold up a sample. What cannot be read is 0 or empty, never an error.
+
+pub mod cpu;
+pub mod disk;
+pub mod memory;
+pub mod network;
+pub mod os;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::str::{self, FromStr};
+
+use quantix::message::wire::Telemetry;
+
+use cpu::CpuTimes;
+
+/// Takes one report after another; keeps what a reading has to be compared with.
+#[derive(Debug)]
+pub struct Sampler {
+    /// Of the sample before; None until there is one.
+    cpu: Option<CpuTimes>,
+    /// Reused for every file that is read.
+    buffer: Vec<u8>,
+}
+
+impl Sampler {
+    /// Reads nothing yet: the first sample has no CPU usage.
+    pub fn new() -> Self {
+        Self {
+            cpu: None,
+            buffer: Vec::with_capacity(BUFFER),
+        }
+    }
+
+    /// Reads everything anew. `disks`, `stuck_mounts` and `coalesced` are left empty for the
+    /// caller. CPU usage is that of the time since the sample before.
+    pub fn sample(&mut self) -> Telemetry {
+        let buffer = &mut self.buffer;
+        let now = cpu::read(buffer);
+        let cpu_usage_percent = match (self.cpu, now) {
+            (Some(before), Some(now)) => cpu::usage_percent(before, now),
+            _ => 0.0,
+        };
+        self.cpu = now;
+        let (memory, swap) = memory::read(buffer);
+        let load = os::load_averages(buffer);
+        Telemetry {
+            cpu_usage_percent,
+            memory: Some(memory),
+            swap: Some(swap),
+            interfaces: network::interfaces(buffer),
+            load_avg_1m: load[0],
+            load_avg_5m: load[1],
+            load_avg_15m: load[2],
+            process_count: os::process_count(),
+            uptime_seconds: os::uptime_seconds(),
+            hostname: os::hostname(),
+            ..Telemetry::default()
+        }
+    }
+}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The first `limit` bytes of a file, or nothing where it cannot be read. Replaces what `buffer`
+/// held. For /proc and /sys, and small files of /etc: it waits for the answer.
+fn read(path: impl AsRef<Path>, limit: u64, buffer: &mut Vec<u8>) -> &[u8] {
+    buffer.clear();
+    if let Ok(file) = File::open(path)
+        && file.take(limit).read_to_end(buffer).is_err()
+    {
+        // Half a file could end in half a number.
+        buffer.clear();
+    }
+    buffer
+}
+
+/// A number between white space; None for anything else and for what does not fit.
+fn number<T: FromStr>(text: &[u8]) -> Option<T> {
+    str::from_utf8(text.trim_ascii()).ok()?.parse().ok()
+}
+
+/// The fields between white space, as awk(1) sees them.
+fn fields(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(u8::is_ascii_whitespace)
+        .filter(|field| !field.is_empty())
+}
+
+/// Enough for what is read in each sample, so that it never grows: /proc/meminfo is 1.5 kB.
+const BUFFER: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_this_machine() {
+        let mut sampler = Sampler::new();
+        let first = sampler.sample();
+        assert_eq!(first.cpu_usage_percent, 0.0);
+        assert!(first.memory.unwrap().total > 0);
+        assert!(first.process_count > 0);
+        assert!(first.uptime_seconds > 0);
+        let second = sampler.sample();
+        assert!((0.0..=100.0).contains(&second.cpu_usage_percent));
+        assert_eq!(sampler.buffer.capacity(), BUFFER);
+    }
+
+    #[test]
+    fn read_is_bounded_and_forgets() {
+        let mut buffer = b"from before".to_vec();
+        assert_eq!(read("/proc/self/mountinfo", 5, &mut buffer).len(), 5);
+        assert_eq!(read("/no/such/file", 5, &mut buffer), b"");
+        // Opens, but cannot be read.
+        assert_eq!(read("/proc", 5, &mut buffer), b"");
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!(number::<u64>(b" 42\n"), Some(42));
+        assert_eq!(number::<u64>(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(number::<u64>(b"18446744073709551616"), None);
+        assert_eq!(number::<u32>(b"4294967296"), None);
+        for garbage in [&b""[..], b"-1", b"4 2", b"0x1", b"\xff", b"1e3"] {
+            assert_eq!(number::<u64>(garbage), None);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Who a command runs as, from /etc/passwd and /etc/group (passwd(5), group(5)).
+//!
+//! Read by hand: the agent is linked statically, and the C library's own look-ups would load shared
+//! objects. Users that come from elsewhere (LDAP, systemd-homed) can be given by number.
+
+use quantix::error::{Code, Failure};
+
+/// A user, as far as a command needs one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub home: String,
+    pub shell: String,
+}
+
+/// The databases' text, as read.
+#[derive(Clone, Copy, Debug)]
+pub struct Databases<'a> {
+    pub passwd: &'a str,
+    pub group: &'a str,
+}
+
+impl Databases<'_> {
+    /// The user with this name, or this number; a number that nobody has is a user without a name.
+    pub fn user(&self, wanted: &str) -> Result<User, Failure> {
+        let mut users = self.passwd.lines().filter_map(parse_user);
+        if let Some(user) = users.find(|user| user.name == wanted) {
+            return Ok(user);
+        }
+        let Ok(uid) = wanted.parse() else {
+            let why = format!("user {wanted}: not in the guest's /etc/passwd");
+            return Err(Failure::new(Code::NotFound, why));
+        };
+        let mut users = self.passwd.lines().filter_map(parse_user);
+        Ok(users.find(|user| user.uid == uid).unwrap_or_else(|| User {
+            name: wanted.to_owned(),
+            uid,
+            gid: uid,
+            home: "/".to_owned(),
+            shell: "/bin/sh".to_owned(),
+        }))
+    }
+
+    /// The number of the group with this name or number.
+    pub fn group(&self, wanted: &str) -> Result<u32, Failure> {
+        let mut groups = self.group.lines().filter_map(parse_group);
+        if let Some((_, gid, _)) = groups.find(|(name, _, _)| *name == wanted) {
+            return Ok(gid);
+        }
+        wanted.parse().map_err(|_| {
+            let why = format!("group {wanted}: not in the guest's /etc/group");
+            Failure::new(Code::NotFound, why)
+        })
+    }
+
+    /// The numbers of all groups that list this user.
+    pub fn supplementary(&self, user: &str) -> Vec<u32> {
+        self.group
+            .lines()
+            .filter_map(parse_group)
+            .filter(|(_, _, members)| members.split(',').any(|member| member == user))
+            .map(|(_, gid, _)| gid)
+            .collect()
+    }
+}
+
+/// `name:password:uid:gid:comment:home:shell`
+fn parse_user(line: &str) -> Option<User> {
+    let mut fields = line.split(':');
+    let name = fields.next().filter(|name| !name.is_empty())?;
+    let uid = fields.nth(1)?.parse().ok()?;
+    let gid = fields.next()?.parse().ok()?;
+    let home = fields.nth(1)?;
+    let shell = fields.next().unwrap_or_default();
+    let or = |text: &str, default: &str| if text.is_empty() { default } else { text }.to_owned();
+    Some(User {
+        name: name.to_owned(),
+        uid,
+        gid,
+        home: or(home, "/"),
+        shell: or(shell, "/bin/sh"),
+    })
+}
+
+/// `name:password:gid:member,member`
+fn parse_group(line: &str) -> Option<(&str, u32, &str)> {
+    let mut fields = line.split(':');
+    let name = fields.next()?;
+    let gid = fields.nth(1)?.parse().ok()?;
+    Some((name, gid, fields.next().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILES: Databases = Databases {
+        passwd: "root:x:0:0:root:/root:/bin/bash\n# odd line\nbroken:x:zero:0\n\
+            alice:x:1000:1000:Alice,,,:/home/alice:\n",
+        group: "root:x:0:\nwheel:x:10:root,alice\ndisk:x:6:alice\nalice:x:1000:\n",
+    };
+
+    #[test]
+    fn users_are_found_by_name_and_by_number() {
+        let alice = FILES.user("alice").unwrap();
+        assert_eq!((alice.uid, alice.gid), (1000, 1000));
+        assert_eq!((&*alice.home, &*alice.shell), ("/home/alice", "/bin/sh"));
+        assert_eq!(FILES.user("1000").unwrap(), alice);
+        assert_eq!(FILES.user("4242").unwrap().uid, 4242);
+        assert_eq!(FILES.user("bob").unwrap_err().code, Code::NotFound);
+        assert_eq!(FILES.user("-1").unwrap_err().code, Code::NotFound);
+    }
+
+    #[test]
+    fn groups_are_found_and_members_know_theirs() {
+        assert_eq!(FILES.group("wheel"), Ok(10));
+        assert_eq!(FILES.group("77"), Ok(77));
+        assert!(FILES.group("nobody-knows").is_err());
+        assert_eq!(FILES.supplementary("alice"), [10, 6]);
+        assert_eq!(FILES.supplementary("al"), []);
+    }
+}

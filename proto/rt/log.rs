@@ -1,0 +1,257 @@
+//! Log lines to syslog or stderr: bounded, rate-limited, and never waited for.
+//!
+//! A line that the other end cannot take at once is counted and dropped; so is one over the rate,
+//! because a guest or a client can cause lines and must not be able to flood a log. The next line
+//! that passes tells how many are missing.
+
+use std::fmt::{self, Write as _};
+use std::io::Write as _;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
+
+use super::clock;
+use super::sys::fd::is_writable_now;
+use crate::time::Time;
+
+/// How much a line matters. Smaller is worse; the numbers are syslog's (RFC 3164).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Something that should work does not.
+    Error = 3,
+    /// Something odd that was dealt with.
+    Warning = 4,
+    /// What an operator wants to see in the log of a quiet day.
+    Info = 6,
+    /// What a developer wants to see.
+    Debug = 7,
+}
+
+impl Level {
+    /// `error`, `warning`, `info` or `debug`.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "error" => Some(Self::Error),
+            "warning" => Some(Self::Warning),
+            "info" => Some(Self::Info),
+            "debug" => Some(Self::Debug),
+            _ => None,
+        }
+    }
+}
+
+/// Where lines go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// `/dev/log`; stderr while that does not exist.
+    Syslog,
+    /// Standard error, with `<N>` in front where systemd reads it (sd-daemon(3)).
+    Stderr,
+}
+
+impl Target {
+    /// `syslog` or `stderr`.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "syslog" => Some(Self::Syslog),
+            "stderr" => Some(Self::Stderr),
+            _ => None,
+        }
+    }
+}
+
+/// The one log of a program.
+pub struct Log {
+    name: &'static str,
+    target: Target,
+    level: Level,
+    syslog: Option<Logger<LoggerBackend, Formatter3164>>,
+    /// systemd reads our stderr.
+    journal: bool,
+    line: String,
+    tokens: u64,
+    refilled: Time,
+    dropped: u64,
+}
+
+impl Log {
+    /// A log for the program `name`.
+    pub fn new(name: &'static str, target: Target, level: Level) -> Self {
+        Self {
+            name,
+            target,
+            level,
+            syslog: None,
+            journal: std::env::var_os("JOURNAL_STREAM").is_some(),
+            line: String::new(),
+            tokens: BURST,
+            refilled: clock::now(),
+            dropped: 0,
+        }
+    }
+
+    /// Lines that matter less are not written from now on.
+    pub const fn set_level(&mut self, level: Level) {
+        self.level = level;
+    }
+
+    /// Writes a line at `Error`.
+    pub fn error(&mut self, line: fmt::Arguments) {
+        self.write(Level::Error, line);
+    }
+
+    /// Writes a line at `Warning`.
+    pub fn warning(&mut self, line: fmt::Arguments) {
+        self.write(Level::Warning, line);
+    }
+
+    /// Writes a line at `Info`.
+    pub fn info(&mut self, line: fmt::Arguments) {
+        self.write(Level::Info, line);
+    }
+
+    /// Writes a line at `Debug`.
+    pub fn debug(&mut self, line: fmt::Arguments) {
+        self.write(Level::Debug, line);
+    }
+
+    fn write(&mut self, level: Level, text: fmt::Arguments) {
+        if level > self.level {
+            return;
+        }
+        if !self.take_token() {
+            self.dropped += 1;
+            return;
+        }
+        self.line.clear();
+        let _ = write!(Escaped(&mut self.line), "{text}");
+        if self.dropped > 0 {
+            let _ = write!(self.line, " ({} lines dropped before)", self.dropped);
+        }
+        let written = match self.target {
+            Target::Syslog => self.to_syslog(level) || self.to_stderr(level),
+            Target::Stderr => self.to_stderr(level),
+        };
+        if written {
+            self.dropped = 0;
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    fn to_syslog(&mut self, level: Level) -> bool {
+        if self.syslog.is_none() {
+            self.syslog = connect(self.name);
+        }
+        let Some(logger) = &mut self.syslog else {
+            return false;
+        };
+        let written = match level {
+            Level::Error => logger.err(&self.line),
+            Level::Warning => logger.warning(&self.line),
+            Level::Info => logger.info(&self.line),
+            Level::Debug => logger.debug(&self.line),
+        };
+        match written {
+            Ok(()) => true,
+            // The daemon has gone, or its queue is full: look again with the next line.
+            Err(_) => {
+                self.syslog = None;
+                false
+            }
+        }
+    }
+
+    fn to_stderr(&mut self, level: Level) -> bool {
+        let stderr = std::io::stderr();
+        if !is_writable_now(&stderr) {
+            return false;
+        }
+        let prefix = if self.journal {
+            format!("<{}>", level as u8)
+        } else {
+            format!("{}: ", self.name)
+        };
+        self.line.insert_str(0, &prefix);
+        self.line.push('\n');
+        stderr.lock().write_all(self.line.as_bytes()).is_ok()
+    }
+
+    fn take_token(&mut self) -> bool {
+        let now = clock::now();
+        let gained = now.since(self.refilled).as_millis() / REFILL.as_millis();
+        if gained > 0 {
+            self.tokens = (self.tokens + u64::try_from(gained).unwrap_or(BURST)).min(BURST);
+            self.refilled = now;
+        }
+        let taken = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        taken
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Log({}, {:?})", self.name, self.target)
+    }
+}
+
+fn connect(name: &str) -> Option<Logger<LoggerBackend, Formatter3164>> {
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.set_nonblocking(true).ok()?;
+    socket.connect("/dev/log").ok()?;
+    let formatter = Formatter3164 {
+        facility: Facility::LOG_DAEMON,
+        hostname: None,
+        process: name.to_owned(),
+        pid: std::process::id(),
+    };
+    Some(Logger::new(LoggerBackend::Unix(socket), formatter))
+}
+
+/// Cuts a line to its bound and shows control characters as `\x1b`: names come from guests.
+struct Escaped<'a>(&'a mut String);
+
+impl fmt::Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            if self.0.len() >= MAX_LINE {
+                return Err(fmt::Error);
+            }
+            if c.is_control() {
+                write!(self.0, "\\x{:02x}", u32::from(c))?;
+            } else {
+                self.0.push(c);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes; RFC 3164 allows 1024 with the header.
+const MAX_LINE: usize = 900;
+
+/// Lines that may come at once, and the pause after which one more may.
+const BURST: u64 = 40;
+const REFILL: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_bounded_and_escaped() {
+        let mut line = String::new();
+        let _ = write!(Escaped(&mut line), "a\n\x1b[31m{}", "x".repeat(5000));
+        assert!(line.starts_with("a\\x0a\\x1b[31mxxx"));
+        assert!(line.len() <= MAX_LINE);
+    }
+
+    #[test]
+    fn a_flood_is_cut_to_its_rate() {
+        let mut log = Log::new("test", Target::Stderr, Level::Info);
+        let passed = (0..1000).filter(|_| log.take_token()).count();
+        assert!((40..50).contains(&passed), "{passed}");
+    }
+}

@@ -1,0 +1,112 @@
+//! Pipes and what the standard library does not say of file descriptors.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use super::check;
+
+/// A pipe, both ends closed on exec: the reader's end, the writer's end.
+///
+/// # Errors
+/// EMFILE, ENFILE (pipe(2)).
+pub fn pipe() -> io::Result<(File, File)> {
+    let mut ends = [0; 2];
+    // SAFETY: `ends` is a valid place for two descriptors for the length of the call.
+    check(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    // SAFETY: pipe2 succeeded, so both descriptors are open and nobody else owns them.
+    let [reader, writer] = ends.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok((reader.into(), writer.into()))
+}
+
+/// Makes reads and writes answer EAGAIN instead of waiting.
+///
+/// # Errors
+/// As fcntl(2).
+pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: F_GETFL and F_SETFL read and write no memory of ours.
+    let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) })?;
+    Ok(())
+}
+
+/// Asks for a pipe that holds `bytes`; keeps the present size where the system refuses
+/// (/proc/sys/fs/pipe-max-size).
+pub fn grow_pipe(fd: &impl AsFd, bytes: libc::c_int) {
+    // SAFETY: F_SETPIPE_SZ reads and writes no memory of ours.
+    unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_SETPIPE_SZ, bytes) };
+}
+
+/// Bytes that a socket or pipe end holds and its reader has not taken (SIOCOUTQ, unix(7)).
+///
+/// # Errors
+/// As ioctl(2).
+pub fn unread_by_peer(fd: &impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ writes one int to `bytes`, which lives for the length of the call.
+    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Bytes that a pipe or socket holds for its reader (FIONREAD, ioctl_tty(2)); 0 on any failure.
+pub fn unread(fd: &impl AsFd) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int to `bytes`, which lives for the length of the call.
+    let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    if done < 0 {
+        0
+    } else {
+        usize::try_from(bytes).unwrap_or(0)
+    }
+}
+
+/// Takes an exclusive lock on the whole file without waiting (flock(2)). It lasts as long as the
+/// file is open. False: another process has it.
+///
+/// # Errors
+/// As flock(2), but for EWOULDBLOCK.
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    // SAFETY: flock reads and writes no memory of ours.
+    match check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Gives an unnamed file (O_TMPFILE) a name, which must not exist yet (open(2), linkat(2)).
+///
+/// # Errors
+/// As linkat(2); ENOENT where /proc is not mounted.
+pub fn name_unnamed(file: &File, path: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let nul = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let from =
+        std::ffi::CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(nul)?;
+    let to = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(nul)?;
+    // SAFETY: both strings end with NUL and live for the length of the call.
+    check(unsafe {
+        libc::linkat(
+            libc::AT_FDCWD,
+            from.as_ptr(),
+            libc::AT_FDCWD,
+            to.as_ptr(),
+            libc::AT_SYMLINK_FOLLOW,
+        )
+    })?;
+    Ok(())
+}
+
+/// Whether a write of up to 4096 bytes (PIPE_BUF, pipe(7)) would be taken at once.
+pub fn is_writable_now(fd: &impl AsFd) -> bool {
+    let mut wait = libc::pollfd {
+        fd: fd.as_fd().as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: `wait` is one valid pollfd for the length of the call, which does not wait.
+    let found = unsafe { libc::poll(&raw mut wait, 1, 0) };
+    found == 1 && wait.revents & libc::POLLOUT != 0
+}

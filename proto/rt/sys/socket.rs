@@ -1,0 +1,42 @@
+//! Unix sockets: who is at the other end.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use super::check;
+
+/// The process at the other end when the connection was made (SO_PEERCRED, unix(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// 0 where it lives in another pid namespace.
+    pub pid: i32,
+    /// Its effective user.
+    pub uid: u32,
+}
+
+/// Asks who is at the other end.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn peer(socket: &impl AsFd) -> io::Result<Peer> {
+    let mut found = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut size = libc::socklen_t::try_from(size_of::<libc::ucred>()).unwrap_or(0);
+    // SAFETY: `found` has `size` bytes and both live for the length of the call.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut size,
+        )
+    })?;
+    Ok(Peer {
+        pid: found.pid,
+        uid: found.uid,
+    })
+}
