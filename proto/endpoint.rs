@@ -12,7 +12,7 @@ use crate::frame::{Decoder, Seal, read_seal, sealed_len, write_frame};
 use crate::ids::{MessageId, SessionId};
 use crate::limits::{FLUSH, IDLE, MAX_UNSEALED, MAX_WRITE, WRITE_COST};
 use crate::message::{AgentMessage, Body, agent, message, peek_message_id};
-use crate::outbox::{Lane, Outbox};
+use crate::outbox::{Item, Outbox, Taken};
 use crate::window::{ReceiveWindow, SendWindow, Side};
 
 /// What happened on this end, since it was made. Every dropped byte is in one of these.
@@ -51,8 +51,10 @@ pub struct Endpoint {
     /// Bytes ever put into `out`, and ever written, on this connection.
     queued: u64,
     written: u64,
+    /// The last write took less than it was given: the next goes on with it.
+    partial: bool,
     /// Control bodies taken since a Ping that is not yet answered. See [`Endpoint::guard`].
-    guarded: Option<Vec<Vec<u8>>>,
+    guarded: Option<Vec<Item>>,
     counters: Counters,
 }
 
@@ -102,6 +104,7 @@ impl Endpoint {
             at: 0,
             queued: 0,
             written: 0,
+            partial: false,
             guarded: None,
             counters: Counters::default(),
         }
@@ -172,7 +175,8 @@ impl Endpoint {
     fn start_session(&mut self, id: SessionId, start: u64, ahead: u64) {
         let mut sending = SendWindow::new(self.side, ahead);
         if self.written > start {
-            sending.on_sent(usize::try_from(self.written - start).unwrap_or(usize::MAX));
+            let since = usize::try_from(self.written - start).unwrap_or(usize::MAX);
+            sending.on_sent(since, false);
         }
         self.counters.sessions += 1;
         self.session = Some(Session {
@@ -219,7 +223,7 @@ impl Endpoint {
         self.written = 0;
     }
 
-    /// Sends a Ping, without a seal, ahead of all lanes; returns where its last byte will be.
+    /// Sends a Ping, without a seal, ahead of all lanes.
     pub fn push_unsealed(&mut self, message: &AgentMessage) {
         self.urgent
             .push_back(Urgent::Unsealed(message.encode_to_vec()));
@@ -297,6 +301,8 @@ impl Endpoint {
 
     /// Notes that one write took this many of the bytes.
     pub fn on_written(&mut self, bytes: usize) {
+        let offered = (self.out.len() - self.at).min(MAX_WRITE);
+        let continued = std::mem::replace(&mut self.partial, bytes < offered);
         self.at += bytes;
         self.counters.bytes_out += bytes as u64;
         let before = self.written;
@@ -307,7 +313,7 @@ impl Endpoint {
             let counted = self.written - before.max(session.start);
             session
                 .sending
-                .on_sent(usize::try_from(counted).unwrap_or(bytes));
+                .on_sent(usize::try_from(counted).unwrap_or(bytes), continued);
         }
     }
 
@@ -345,14 +351,12 @@ impl Endpoint {
             if (whole > MAX_WRITE && !self.out.is_empty()) || !session.sending.fits(whole) {
                 return;
             }
-            let Some((lane, body)) = self.outbox.take() else {
+            let Some(taken) = self.outbox.take() else {
                 return;
             };
-            self.append_sealed(&body);
-            if lane == Lane::Control
-                && let Some(copies) = &mut self.guarded
-            {
-                copies.push(body);
+            self.append_sealed(taken.body());
+            if let (Taken::Control(item), Some(copies)) = (taken, &mut self.guarded) {
+                copies.push(item);
             }
         }
     }
@@ -401,7 +405,7 @@ fn judge(session: &mut Option<Session>, counters: &mut Counters, body: &[u8]) ->
                 return Some(Incoming::Undecodable(peek_message_id(body)));
             };
             match &message.body {
-                Some(Body::Credit(credit)) if message_of(credit).is_empty() => {
+                Some(Body::Credit(credit)) if message.message_id.is_empty() => {
                     match session.sending.on_acknowledged(credit.bytes) {
                         Ok(()) => None,
                         Err(_) => Some(Incoming::Fault("more was acknowledged than was sent")),
@@ -439,10 +443,6 @@ fn short(body: &[u8]) -> Option<AgentMessage> {
     }
     let message = AgentMessage::decode(body).ok()?;
     matches!(message.body, Some(Body::Ping(_) | Body::Pong(_))).then_some(message)
-}
-
-fn message_of(credit: &agent::Credit) -> &str {
-    &credit.message_id
 }
 
 fn acknowledgement(window: &mut ReceiveWindow) -> Vec<u8> {

@@ -12,6 +12,7 @@ use crate::error::{Code, Failure};
 use crate::ids::{MessageId, Nonce, SessionId};
 use crate::limits::{HOST_SILENT, MAX_FRAME, MAX_PONGS};
 use crate::message::{AgentMessage, Body, Stream, agent, encode, message};
+use crate::outbox::About;
 use crate::time::Time;
 use crate::window::Side;
 
@@ -112,6 +113,10 @@ impl Guest {
                     body: Some(Body::Ping(ping)),
                     ..
                 }) => self.on_ping(moment, &ping, random),
+                Incoming::Sealed(AgentMessage {
+                    body: Some(Body::Ping(ping)),
+                    ..
+                }) => self.on_ping(moment, &ping, random),
                 Incoming::Sealed(message) => self.on_message(message),
                 Incoming::Undecodable(Some(id)) => self.refuse(
                     &id,
@@ -200,9 +205,8 @@ impl Guest {
     /// The final answer to a request that failed.
     pub fn refuse(&mut self, id: &MessageId, failure: &Failure) {
         let mut failure = failure.clone();
-        if failure.message.len() > 4096 {
-            let end = failure.message.floor_char_boundary(4096);
-            failure.message.truncate(end);
+        if failure.message.len() > MAX_WHY {
+            failure.message = failure.message.chars().take(MAX_WHY / 4).collect();
         }
         self.answer(id, Body::Error(failure.to_wire()));
     }
@@ -220,7 +224,7 @@ impl Guest {
     /// Sends the next chunk of a request's stream. At most [`CHUNK`](crate::limits::CHUNK) bytes.
     pub fn send_chunk(&mut self, id: &MessageId, chunk: agent::StreamChunk) {
         if self.is_open()
-            && let Ok(body) = encode(&message("", Body::StreamChunk(chunk)))
+            && let Ok(body) = encode(&message(id.as_str(), Body::StreamChunk(chunk)))
         {
             self.endpoint.outbox().push_chunk(id, body);
         }
@@ -229,9 +233,8 @@ impl Guest {
     /// Lets the host send up to `total` bytes of a request's stream.
     pub fn grant(&mut self, id: &MessageId, stream: Stream, total: u64) {
         self.control(&message(
-            "",
+            id.as_str(),
             Body::Credit(agent::Credit {
-                message_id: id.as_str().to_owned(),
                 stream: stream.into(),
                 bytes: total,
             }),
@@ -253,7 +256,11 @@ impl Guest {
             return;
         }
         if let Ok(body) = encode(message)
-            && self.endpoint.outbox().push_control(body).is_err()
+            && self
+                .endpoint
+                .outbox()
+                .push_control(About::Nothing, body)
+                .is_err()
         {
             self.end("the host asks and does not read");
         }
@@ -319,19 +326,15 @@ impl Guest {
             }
             return;
         };
-        let event = match body {
-            Body::Cancel(cancel) => MessageId::parse(&cancel.message_id).map(Event::Cancel),
-            Body::StreamChunk(chunk) => {
-                MessageId::parse(&chunk.message_id).map(|id| Event::Chunk(id, chunk))
-            }
-            Body::Credit(credit) => MessageId::parse(&credit.message_id)
-                .map(|id| Event::Credit(id, credit.stream(), credit.bytes)),
-            request => MessageId::parse(&message.message_id).map(|id| Event::Request(id, request)),
+        let Some(id) = MessageId::parse(&message.message_id) else {
+            return self.end("a message had no usable id");
         };
-        match event {
-            Some(event) => self.events.push_back(event),
-            None => self.end("a message had no usable id"),
-        }
+        self.events.push_back(match body {
+            Body::Cancel(_) => Event::Cancel(id),
+            Body::StreamChunk(chunk) => Event::Chunk(id, chunk),
+            Body::Credit(credit) => Event::Credit(id, credit.stream(), credit.bytes),
+            request => Event::Request(id, request),
+        });
     }
 
     /// Ends the session because of a fault and says so to the host.
@@ -358,3 +361,6 @@ impl Guest {
         }
     }
 }
+
+/// Bytes of an error's line; more is cut.
+const MAX_WHY: usize = 4096;

@@ -10,11 +10,13 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::endpoint::{Counters, Endpoint, Incoming};
+use crate::error::{Code, Failure};
 use crate::ids::{MessageId, Nonce, SessionId};
 use crate::limits::{
     BACKOFF_MAX, BACKOFF_MIN, KEEP_ALIVE, LOOK_AFTER, LOOK_EVERY, READY_PATIENCE, STALE_AFTER,
 };
 use crate::message::{AgentMessage, Body, agent, encode, message};
+use crate::outbox::{About, Full};
 use crate::time::Time;
 use crate::window::Side;
 
@@ -77,7 +79,7 @@ pub struct Host {
     last_valid: Option<Time>,
     /// When a nonce was last drawn: a guest cannot make us open sessions faster than `RENEW_PAUSE`.
     renewed: Option<Time>,
-    /// A flush was sent, and no valid frame has come since. At most one is ever pending.
+    /// A flush was sent on this connection, and no valid frame has come since.
     flush_pending: bool,
     backoff: Duration,
 }
@@ -196,6 +198,8 @@ impl Host {
     /// The connection that was asked for stands.
     pub fn handle_connected(&mut self, now: Time, random: &mut dyn FnMut() -> [u8; 16]) {
         self.endpoint.reset_connection();
+        // What went before is no longer in the socket, and the guest may be inside a frame again.
+        self.flush_pending = false;
         self.open(now, random);
     }
 
@@ -239,7 +243,16 @@ impl Host {
                     self.on_valid(now);
                     self.on_message(now, message, random);
                 }
-                Incoming::Undecodable(_) => self.on_valid(now),
+                Incoming::Undecodable(id) => {
+                    self.on_valid(now);
+                    // Whoever asked is told now rather than by a deadline.
+                    if let Some(id) = id {
+                        let why = "the guest's answer does not decode";
+                        let failure = Failure::new(Code::Internal, why);
+                        let answer = message(id.as_str(), Body::Error(failure.to_wire()));
+                        self.events.push_back(Event::Message(answer));
+                    }
+                }
                 Incoming::Fault(why) => self.renew(now, why, random),
                 Incoming::Unsealed(_) | Incoming::Foreign(_) => {}
             }
@@ -301,13 +314,14 @@ impl Host {
         })
     }
 
-    /// Queues a request, an encoded body, for the open session. With a guest not heard of lately a
-    /// Ping goes in front.
+    /// Queues a request, an encoded body, for the open session or the next. With a guest not heard of
+    /// lately a Ping goes in front.
     ///
     /// # Errors
     /// The control lane is full.
-    pub fn request(&mut self, now: Time, body: Vec<u8>) -> Result<(), crate::outbox::Full> {
-        self.endpoint.outbox().push_control(body)?;
+    pub fn request(&mut self, now: Time, id: &MessageId, body: Vec<u8>) -> Result<(), Full> {
+        let about = About::Request(id.clone());
+        self.endpoint.outbox().push_control(about, body)?;
         let silent = self.last_valid.is_none_or(|at| now.since(at) > STALE_AFTER);
         if silent && self.is_open() {
             if self.guard.is_none() {
@@ -322,9 +336,23 @@ impl Host {
     /// Queues a chunk of a request's stream, whose size the guest's credit has allowed.
     pub fn send_chunk(&mut self, id: &MessageId, chunk: agent::StreamChunk) {
         if self.is_open()
-            && let Ok(body) = encode(&message("", Body::StreamChunk(chunk)))
+            && let Ok(body) = encode(&message(id.as_str(), Body::StreamChunk(chunk)))
         {
             self.endpoint.outbox().push_chunk(id, body);
+        }
+    }
+
+    /// Says something of a request: credit for its stream, or that it is taken back.
+    ///
+    /// # Errors
+    /// The control lane is full.
+    pub fn tell(&mut self, id: &MessageId, body: Body) -> Result<(), Full> {
+        match encode(&message(id.as_str(), body)) {
+            Ok(body) => self
+                .endpoint
+                .outbox()
+                .push_control(About::Of(id.clone()), body),
+            Err(_) => Ok(()),
         }
     }
 
@@ -453,7 +481,9 @@ impl Host {
             return;
         }
         let (at, end) = (ping.at, ping.end);
-        if self.guard.is_some_and(|guard| guard <= pong.sequence) {
+        // Only the Ping that went right in front of them proves that they were dropped unread: the
+        // guest that answers a later one may be the next after the one that acted on them.
+        if self.guard == Some(pong.sequence) {
             self.endpoint.put_back_guarded();
         }
         self.lose("the guest opened another session: its agent or the guest was restarted");

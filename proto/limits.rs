@@ -84,7 +84,8 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Without a Ping for this long the guest ends the session and falls silent.
 pub const HOST_SILENT: Duration = Duration::from_secs(30);
 
-/// Pongs that a guest owes at once; a host that wants more gets the newest.
+/// Pongs and acknowledgements that wait in a guest at once; a Ping over that is not answered, the
+/// next one is.
 pub const MAX_PONGS: usize = 8;
 
 // No legal header begins with an idle byte, and no header made of idle bytes alone is legal.

@@ -7,17 +7,36 @@ use std::collections::VecDeque;
 
 use crate::ids::MessageId;
 use crate::limits::{CONTROL_BYTES, CONTROL_FRAMES};
-use crate::message::peek_message_id;
 
 /// One side's three lanes.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    control: VecDeque<Vec<u8>>,
+    control: VecDeque<Item>,
     control_bytes: usize,
     /// One queue a request, served in turn. Bounded by the credit that the other side gave.
     streams: VecDeque<StreamQueue>,
     telemetry: Option<Vec<u8>>,
     coalesced: u64,
+}
+
+/// A body of the control lane.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// What it is to the request that it names.
+    pub about: About,
+    /// Encoded, without a seal.
+    pub body: Vec<u8>,
+}
+
+/// What a control body is to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum About {
+    /// It is the request.
+    Request(MessageId),
+    /// It says something of the request: credit, cancel.
+    Of(MessageId),
+    /// It belongs to none that would outlive a session.
+    Nothing,
 }
 
 #[derive(Debug)]
@@ -30,15 +49,23 @@ struct StreamQueue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// Where a body was taken from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
-    /// Answers, errors, requests.
-    Control,
-    /// Chunks, and an answer that must stay behind its chunks.
-    Stream,
-    /// The newest report.
-    Telemetry,
+/// What was taken for the wire.
+#[derive(Debug)]
+pub enum Taken {
+    /// From the control lane.
+    Control(Item),
+    /// A chunk, an answer that stayed behind its chunks, or the newest report.
+    Other(Vec<u8>),
+}
+
+impl Taken {
+    /// The encoded body.
+    pub fn body(&self) -> &[u8] {
+        match self {
+            Self::Control(item) => &item.body,
+            Self::Other(body) => body,
+        }
+    }
 }
 
 impl Outbox {
@@ -46,12 +73,12 @@ impl Outbox {
     ///
     /// # Errors
     /// The lane has reached its bound; nothing was queued.
-    pub fn push_control(&mut self, body: Vec<u8>) -> Result<(), Full> {
+    pub fn push_control(&mut self, about: About, body: Vec<u8>) -> Result<(), Full> {
         if !self.has_control_room(body.len()) {
             return Err(Full);
         }
         self.control_bytes += body.len();
-        self.control.push_back(body);
+        self.control.push_back(Item { about, body });
         Ok(())
     }
 
@@ -80,7 +107,7 @@ impl Outbox {
             self.push_chunk(request, body);
             return Ok(());
         }
-        self.push_control(body)
+        self.push_control(About::Nothing, body)
     }
 
     /// Drops what a cancelled request still had to send.
@@ -114,32 +141,33 @@ impl Outbox {
     pub fn peek_len(&self) -> Option<usize> {
         self.control
             .front()
+            .map(|item| &item.body)
             .or_else(|| self.streams.front().and_then(|s| s.bodies.front()))
             .or(self.telemetry.as_ref())
             .map(Vec::len)
     }
 
     /// The body to send next.
-    pub fn take(&mut self) -> Option<(Lane, Vec<u8>)> {
-        if let Some(body) = self.control.pop_front() {
-            self.control_bytes -= body.len();
-            return Some((Lane::Control, body));
+    pub fn take(&mut self) -> Option<Taken> {
+        if let Some(item) = self.control.pop_front() {
+            self.control_bytes -= item.body.len();
+            return Some(Taken::Control(item));
         }
         if let Some(mut stream) = self.streams.pop_front() {
             let body = stream.bodies.pop_front();
             if !stream.bodies.is_empty() {
                 self.streams.push_back(stream);
             }
-            return body.map(|body| (Lane::Stream, body));
+            return body.map(Taken::Other);
         }
-        self.telemetry.take().map(|body| (Lane::Telemetry, body))
+        self.telemetry.take().map(Taken::Other)
     }
 
     /// Puts control bodies back in front, in their order: they were taken, but never acted on.
-    pub fn put_back(&mut self, bodies: Vec<Vec<u8>>) {
-        for body in bodies.into_iter().rev() {
-            self.control_bytes += body.len();
-            self.control.push_front(body);
+    pub fn put_back(&mut self, items: Vec<Item>) {
+        for item in items.into_iter().rev() {
+            self.control_bytes += item.body.len();
+            self.control.push_front(item);
         }
     }
 
@@ -151,25 +179,39 @@ impl Outbox {
         };
     }
 
-    /// The session is over: of what was not begun only requests keep their place. Their ids.
+    /// The session is over: of what was not begun only requests, and what is said of them, keep
+    /// their place. The requests' ids.
     pub fn keep_requests(&mut self) -> Vec<MessageId> {
         self.streams.clear();
         self.telemetry = None;
-        self.control.retain(|body| peek_message_id(body).is_some());
-        self.control_bytes = self.control.iter().map(Vec::len).sum();
-        self.control
-            .iter()
-            .filter_map(|body| peek_message_id(body))
-            .collect()
+        let mut kept = Vec::new();
+        self.control.retain(|item| match &item.about {
+            About::Request(id) => {
+                kept.push(id.clone());
+                true
+            }
+            About::Of(id) => kept.contains(id),
+            About::Nothing => false,
+        });
+        self.count_control();
+        kept
     }
 
     /// Takes a request back that has not been begun. False: it is not here.
     pub fn withdraw(&mut self, request: &MessageId) -> bool {
-        let before = self.control.len();
+        let asked = About::Request(request.clone());
+        if !self.control.iter().any(|item| item.about == asked) {
+            return false;
+        }
+        let said = About::Of(request.clone());
         self.control
-            .retain(|body| peek_message_id(body).as_ref() != Some(request));
-        self.control_bytes = self.control.iter().map(Vec::len).sum();
-        self.control.len() < before
+            .retain(|item| item.about != asked && item.about != said);
+        self.count_control();
+        true
+    }
+
+    fn count_control(&mut self) {
+        self.control_bytes = self.control.iter().map(|item| item.body.len()).sum();
     }
 }
 
@@ -182,7 +224,7 @@ mod tests {
     }
 
     fn drain(outbox: &mut Outbox) -> Vec<Vec<u8>> {
-        std::iter::from_fn(|| outbox.take().map(|(_, body)| body)).collect()
+        std::iter::from_fn(|| outbox.take().map(|taken| taken.body().to_vec())).collect()
     }
 
     #[test]
@@ -192,7 +234,7 @@ mod tests {
         outbox.push_chunk(&id("a"), b"a1".to_vec());
         outbox.push_chunk(&id("a"), b"a2".to_vec());
         outbox.push_chunk(&id("b"), b"b1".to_vec());
-        outbox.push_control(b"c".to_vec()).unwrap();
+        outbox.push_control(About::Nothing, b"c".to_vec()).unwrap();
         assert!(!outbox.wants_chunk());
         let order = drain(&mut outbox);
         assert_eq!(order, [&b"c"[..], b"a1", b"b1", b"a2", b"t"]);
@@ -222,15 +264,37 @@ mod tests {
     fn the_control_lane_has_a_bound() {
         let mut outbox = Outbox::default();
         for _ in 0..CONTROL_FRAMES {
-            outbox.push_control(vec![0; 10]).unwrap();
+            outbox.push_control(About::Nothing, vec![0; 10]).unwrap();
         }
-        assert_eq!(outbox.push_control(vec![0; 10]), Err(Full));
+        assert_eq!(outbox.push_control(About::Nothing, vec![0; 10]), Err(Full));
         outbox.clear();
         let half = CONTROL_BYTES / 2;
-        outbox.push_control(vec![0; half]).unwrap();
-        outbox.push_control(vec![0; half]).unwrap();
-        assert_eq!(outbox.push_control(vec![0; 1]), Err(Full));
+        outbox.push_control(About::Nothing, vec![0; half]).unwrap();
+        outbox.push_control(About::Nothing, vec![0; half]).unwrap();
+        assert_eq!(outbox.push_control(About::Nothing, vec![0; 1]), Err(Full));
         outbox.take();
-        assert_eq!(outbox.push_control(vec![0; 1]), Ok(()));
+        assert_eq!(outbox.push_control(About::Nothing, vec![0; 1]), Ok(()));
+    }
+
+    #[test]
+    fn a_kept_request_keeps_what_was_said_of_it() {
+        let mut outbox = Outbox::default();
+        let mut push = |about, body: &[u8]| outbox.push_control(about, body.to_vec()).unwrap();
+        push(About::Of(id("lost")), b"credit of one that was sent before");
+        push(About::Request(id("kept")), b"request");
+        push(About::Of(id("kept")), b"its credit");
+        push(About::Nothing, b"an answer");
+        assert_eq!(outbox.keep_requests(), [id("kept")]);
+        assert!(!outbox.withdraw(&id("lost")));
+        assert_eq!(drain(&mut outbox), [&b"request"[..], b"its credit"]);
+    }
+
+    #[test]
+    fn a_withdrawn_request_leaves_nothing() {
+        let mut outbox = Outbox::default();
+        outbox.push_control(About::Request(id("a")), vec![0; 9]).unwrap();
+        outbox.push_control(About::Of(id("a")), vec![0; 9]).unwrap();
+        assert!(outbox.withdraw(&id("a")));
+        assert!(outbox.is_empty() && outbox.control_bytes == 0);
     }
 }

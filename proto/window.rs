@@ -59,9 +59,14 @@ impl SendWindow {
         }
     }
 
-    /// Notes one write of `bytes`.
-    pub fn on_sent(&mut self, bytes: usize) {
+    /// Notes one write of `bytes`. `continued`: it went on with one that was taken only in part, and
+    /// counts as one with it; else many small parts of a frame could shut the window before the
+    /// other side has a reason to acknowledge.
+    pub fn on_sent(&mut self, bytes: usize, continued: bool) {
         self.sent += bytes as u64;
+        if continued {
+            self.writes.pop_back();
+        }
         self.writes.push_back(self.sent);
     }
 
@@ -145,7 +150,7 @@ mod tests {
     #[test]
     fn a_peer_that_acknowledges_too_much_is_caught() {
         let mut window = SendWindow::new(Side::Guest, 0);
-        window.on_sent(100);
+        window.on_sent(100, false);
         assert_eq!(window.on_acknowledged(101), Err(Overacknowledged));
         assert_eq!(window.on_acknowledged(100), Ok(()));
         assert_eq!(window.on_acknowledged(50), Ok(()));
@@ -167,11 +172,22 @@ mod tests {
         let mut window = SendWindow::new(Side::Host, 0);
         for _ in 0..HOST_WRITES {
             assert!(window.fits(10));
-            window.on_sent(10);
+            window.on_sent(10, false);
         }
         assert!(!window.fits(10));
         window.on_acknowledged(10).unwrap();
         assert!(window.fits(10));
+    }
+
+    #[test]
+    fn a_write_in_many_parts_counts_once() {
+        let mut window = SendWindow::new(Side::Host, 0);
+        window.on_sent(1, false);
+        for _ in 0..1000 {
+            window.on_sent(1, true);
+        }
+        assert!(window.fits(10));
+        assert_eq!(window.in_flight(), 1001);
     }
 
     proptest! {
@@ -190,7 +206,7 @@ mod tests {
                 let mut left = size;
                 while left > 0 {
                     let write = left.min(MAX_WRITE);
-                    sender.on_sent(write);
+                    sender.on_sent(write, false);
                     receiver.on_bytes(write);
                     left -= write;
                 }

@@ -81,6 +81,8 @@ enum Life {
 enum Why {
     TimedOut,
     Cancelled,
+    /// The host sent a chunk out of order, or more than it was allowed.
+    BrokenStream,
     /// Nobody waits for the answer any more.
     SessionOver,
 }
@@ -184,7 +186,7 @@ impl Jobs {
             && let Work::Write(write) = &mut job.work
             && write.receive(chunk).is_err()
         {
-            job.end(now, Why::Cancelled);
+            job.end(now, Why::BrokenStream);
         }
     }
 
@@ -391,7 +393,13 @@ impl Job {
 
     /// What a child that has ended leaves to be answered.
     fn outcome(&mut self, ended: Ended, why: Option<Why>, now: Time) -> Result<Body, Failure> {
-        let cancelled = || Failure::new(Code::Cancelled, "cancelled");
+        let cancelled = || match why {
+            Some(Why::BrokenStream) => Failure::new(
+                Code::Invalid,
+                "a chunk was out of order, or larger than the credit",
+            ),
+            _ => Failure::new(Code::Cancelled, "cancelled"),
+        };
         match &mut self.work {
             Work::Exec(_) if why == Some(Why::Cancelled) => Err(cancelled()),
             Work::Exec(exec) => exec.finish(ended, why == Some(Why::TimedOut), now),

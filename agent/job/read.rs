@@ -92,7 +92,6 @@ impl Read {
         guest.send_chunk(
             id,
             agent::StreamChunk {
-                message_id: id.as_str().to_owned(),
                 stream: Stream::Data.into(),
                 offset: self.credit.spend(n),
                 data: buffer[..n].to_vec(),

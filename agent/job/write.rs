@@ -29,11 +29,19 @@ pub struct Write {
     /// `None` once the child has been told that this is all, or that it is cancelled.
     feed: Option<Outlet>,
     /// Pieces that the pipe has not taken; `at` bytes of the first have gone. Bounded by the credit.
-    pieces: VecDeque<Vec<u8>>,
+    pieces: VecDeque<Piece>,
     at: usize,
     credit: ReceiveCredit,
     /// The child's answer.
     pub result: Answer,
+}
+
+/// Bytes on their way into the pipe, with their prefix.
+#[derive(Debug)]
+struct Piece {
+    bytes: Vec<u8>,
+    /// How many of them came against credit; those in the request itself did not.
+    credited: usize,
 }
 
 /// The loop's ends, by number.
@@ -67,7 +75,7 @@ impl Write {
             credit: ReceiveCredit::default(),
             result: Answer::new(result),
         };
-        job.push(&request.data, request.eof);
+        job.push(&request.data, request.eof, 0);
         Ok((pid, job))
     }
 
@@ -86,14 +94,14 @@ impl Write {
     /// The host broke the stream's rules.
     pub fn receive(&mut self, chunk: &agent::StreamChunk) -> Result<(), Fault> {
         self.credit.receive(chunk.offset, chunk.data.len())?;
-        self.push(&chunk.data, chunk.eof);
+        self.push(&chunk.data, chunk.eof, chunk.data.len());
         Ok(())
     }
 
     /// Moves pieces into the pipe. The new total that the host may send, if it is worth saying.
     pub fn turn(&mut self) -> Option<u64> {
         while let (Some(feed), Some(piece)) = (&mut self.feed, self.pieces.front()) {
-            match feed.write(&piece[self.at..]) {
+            match feed.write(&piece.bytes[self.at..]) {
                 Ok(0) => return None,
                 Ok(n) => self.at += n,
                 // The child has ended early; its answer says why.
@@ -102,12 +110,11 @@ impl Write {
                     return None;
                 }
             }
-            if self.at == piece.len() {
-                let bytes = piece.len() - PREFIX;
-                let last = bytes == 0;
+            if self.at == piece.bytes.len() {
+                let last = piece.bytes.len() == PREFIX;
+                self.credit.consume(piece.credited);
                 self.pieces.pop_front();
                 self.at = 0;
-                self.credit.consume(bytes);
                 if last {
                     self.feed = None;
                     return None;
@@ -124,7 +131,7 @@ impl Write {
         self.pieces.clear();
     }
 
-    fn push(&mut self, bytes: &[u8], last: bool) {
+    fn push(&mut self, bytes: &[u8], last: bool, credited: usize) {
         if self.feed.is_none() {
             return;
         }
@@ -133,10 +140,16 @@ impl Write {
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             piece.extend_from_slice(&length.to_be_bytes());
             piece.extend_from_slice(bytes);
-            self.pieces.push_back(piece);
+            self.pieces.push_back(Piece {
+                bytes: piece,
+                credited,
+            });
         }
         if last {
-            self.pieces.push_back(vec![0; PREFIX]);
+            self.pieces.push_back(Piece {
+                bytes: vec![0; PREFIX],
+                credited: 0,
+            });
         }
     }
 }

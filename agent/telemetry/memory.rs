@@ -1,8 +1,22 @@
 //! Memory and swap: /proc/meminfo (proc_meminfo(5)).
 
-use quantix::message::wire::{Memory, Swap};
-
 use super::{number, read as read_file};
+
+/// Memory in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    pub total: u64,
+    /// `total - available`.
+    pub used: u64,
+    pub available: u64,
+}
+
+/// Swap in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swap {
+    pub total: u64,
+    pub used: u64,
+}
 
 /// Reads the text of /proc/meminfo; sizes in bytes, 0 for what is missing or no number.
 ///

@@ -51,8 +51,11 @@ impl Sampler {
         let load = os::load_averages(buffer);
         Telemetry {
             cpu_usage_percent,
-            memory: Some(memory),
-            swap: Some(swap),
+            memory_total: memory.total,
+            memory_used: memory.used,
+            memory_available: memory.available,
+            swap_total: swap.total,
+            swap_used: swap.used,
             interfaces: network::interfaces(buffer),
             load_avg_1m: load[0],
             load_avg_5m: load[1],
@@ -107,7 +110,7 @@ mod tests {
         let mut sampler = Sampler::new();
         let first = sampler.sample();
         assert_eq!(first.cpu_usage_percent, 0.0);
-        assert!(first.memory.unwrap().total > 0);
+        assert!(first.memory_total > 0);
         assert!(first.process_count > 0);
         assert!(first.uptime_seconds > 0);
         let second = sampler.sample();
