@@ -292,7 +292,9 @@ mod tests {
     #[test]
     fn a_withdrawn_request_leaves_nothing() {
         let mut outbox = Outbox::default();
-        outbox.push_control(About::Request(id("a")), vec![0; 9]).unwrap();
+        outbox
+            .push_control(About::Request(id("a")), vec![0; 9])
+            .unwrap();
         outbox.push_control(About::Of(id("a")), vec![0; 9]).unwrap();
         assert!(outbox.withdraw(&id("a")));
         assert!(outbox.is_empty() && outbox.control_bytes == 0);

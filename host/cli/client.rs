@@ -1,0 +1,163 @@
+//! The command line's end of the control socket. It may wait: it has nothing else to do.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use quantix::error::{Code, Failure, system_text};
+use quantix::message::node::{NodeMessage, node_message};
+use quantix::message::{Body, message};
+use quantix::rt::log::{Level, Log, Target};
+use quantix::rt::sys::process;
+
+use super::Trouble;
+use crate::daemon::{Daemon, Source};
+use crate::stream::{Inbox, encode};
+
+/// A connection to the daemon.
+pub struct Client {
+    stream: UnixStream,
+    inbox: Inbox,
+    last_id: u64,
+}
+
+impl Client {
+    /// Connects to the daemon.
+    pub fn connect(control: &Path) -> Result<Self, Trouble> {
+        let stream = UnixStream::connect(control).map_err(|e| {
+            let next = match e.kind() {
+                ErrorKind::PermissionDenied => "only root may",
+                _ => "is it running? start it with `qx-node serve`, or use --direct SOCKET",
+            };
+            let control = control.display();
+            Trouble::NoDaemon(format!(
+                "no daemon on {control}: {}; {next}",
+                system_text(&e)
+            ))
+        })?;
+        Ok(Self::new(stream))
+    }
+
+    /// Starts a daemon of our own for one agent socket. It ends with this connection.
+    pub fn direct(socket: PathBuf) -> Result<Self, Trouble> {
+        let trouble = |e: io::Error| Trouble::NoDaemon(format!("start: {}", system_text(&e)));
+        std::fs::metadata(&socket).map_err(|e| {
+            let path = socket.display();
+            Trouble::NoDaemon(format!("no agent socket {path}: {}", system_text(&e)))
+        })?;
+        let (ours, theirs) = UnixStream::pair().map_err(trouble)?;
+        let theirs = File::from(OwnedFd::from(theirs));
+        process::spawn(&[&theirs], || {
+            i32::from(
+                theirs
+                    .try_clone()
+                    .and_then(|end| private(socket, end))
+                    .is_err(),
+            )
+        })
+        .map_err(trouble)?;
+        Ok(Self::new(ours))
+    }
+
+    fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            inbox: Inbox::default(),
+            last_id: 0,
+        }
+    }
+
+    /// Sends a request; returns its number.
+    pub fn ask(&mut self, vm: &str, body: node_message::Body) -> Result<u64, Trouble> {
+        self.last_id += 1;
+        self.send(self.last_id, vm, body)?;
+        Ok(self.last_id)
+    }
+
+    /// Sends a request to the VM's agent; returns its number.
+    pub fn ask_agent(&mut self, vm: &str, body: Body) -> Result<u64, Trouble> {
+        self.ask(vm, node_message::Body::Agent(message("", body)))
+    }
+
+    /// Sends what belongs to a request that is under way.
+    pub fn tell_agent(&mut self, id: u64, vm: &str, body: Body) -> Result<(), Trouble> {
+        self.send(id, vm, node_message::Body::Agent(message("", body)))
+    }
+
+    /// Waits for the next message about this request. A failure is a `Trouble`.
+    pub fn wait(&mut self, id: u64) -> Result<node_message::Body, Trouble> {
+        let mut buffer = [0; 64 * 1024];
+        loop {
+            let garbled = |_| Trouble::NoDaemon("the daemon speaks another protocol".to_owned());
+            while let Some(message) = self.inbox.next().map_err(garbled)? {
+                if message.id == id
+                    && let Some(body) = message.body
+                {
+                    return match failure(&body) {
+                        Some(failure) => Err(Trouble::Failed(failure)),
+                        None => Ok(body),
+                    };
+                }
+            }
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(gone("it closed the connection")),
+                Ok(n) => self.inbox.extend(&buffer[..n]),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(gone(&system_text(&e))),
+            }
+        }
+    }
+
+    /// Waits for the next message of the VM's agent about this request.
+    pub fn wait_agent(&mut self, id: u64) -> Result<Body, Trouble> {
+        match self.wait(id)? {
+            node_message::Body::Agent(message) => message.body.ok_or_else(unexpected),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn send(&mut self, id: u64, vm: &str, body: node_message::Body) -> Result<(), Trouble> {
+        let mut out = Vec::new();
+        let message = NodeMessage {
+            id,
+            vm: vm.to_owned(),
+            body: Some(body),
+        };
+        encode(&message, &mut out);
+        self.stream
+            .write_all(&out)
+            .map_err(|e| gone(&system_text(&e)))
+    }
+}
+
+/// An answer of a kind that was not asked for: a daemon of another version.
+pub fn unexpected() -> Trouble {
+    let why = "the answer is of a kind that this qx-node does not know";
+    Trouble::Failed(Failure::new(Code::Internal, why))
+}
+
+fn gone(why: &str) -> Trouble {
+    Trouble::NoDaemon(format!("the daemon is gone: {why}"))
+}
+
+fn failure(body: &node_message::Body) -> Option<Failure> {
+    match body {
+        node_message::Body::Agent(message) => match &message.body {
+            Some(Body::Error(error)) => Some(Failure::from_wire(error)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// In the child: a daemon for one socket and one client.
+fn private(socket: PathBuf, end: File) -> io::Result<()> {
+    let stream = UnixStream::from(OwnedFd::from(end));
+    stream.set_nonblocking(true)?;
+    let log = Log::new("qx-node", Target::Stderr, Level::Error);
+    let mut daemon = Daemon::new(Source::Socket(socket), None, log)?;
+    daemon.add_client(mio::net::UnixStream::from_std(stream))?;
+    daemon.run()
+}

@@ -1,0 +1,233 @@
+//! The command line: what was typed, what it means, and what is printed.
+
+mod client;
+mod copy;
+mod options;
+mod render;
+mod report;
+mod run;
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use quantix::error::{Code, Failure};
+use quantix::rt::log::{Level, Target};
+
+use client::Client;
+use options::{COMMANDS, Command, Typed};
+
+use crate::serve;
+
+const CONTROL: &str = "/run/quantix-kvm/qx-node.sock";
+const VMS_DIR: &str = "/var/run/quantix-kvm/vms";
+
+/// Why a command came to nothing.
+#[derive(Debug)]
+pub enum Trouble {
+    /// It was typed wrong.
+    Usage(String),
+    /// The daemon cannot be reached.
+    NoDaemon(String),
+    /// The request was made and failed.
+    Failed(Failure),
+    /// Something on this side: a local file, stdout.
+    Local(String),
+    /// Whoever read our output wants no more of it: no fault.
+    OutputClosed,
+}
+
+impl Trouble {
+    /// The exit status. `exec` has its own.
+    const fn status(&self) -> u8 {
+        match self {
+            Self::OutputClosed => 0,
+            Self::Usage(_) => 2,
+            Self::NoDaemon(_) => 3,
+            Self::Failed(failure) => match failure.code {
+                Code::TimedOut | Code::Disconnected => 4,
+                Code::Permission | Code::Policy => 5,
+                _ => 1,
+            },
+            Self::Local(_) => 1,
+        }
+    }
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::Usage(why) | Self::NoDaemon(why) | Self::Local(why) => f.write_str(why),
+            Self::Failed(failure) => f.write_str(&render::plain(&failure.message)),
+            Self::OutputClosed => Ok(()),
+        }
+    }
+}
+
+impl From<io::Error> for Trouble {
+    /// Of writing to stdout.
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::OutputClosed,
+            _ => Self::Local(format!("stdout: {}", quantix::error::system_text(&error))),
+        }
+    }
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    let Some(name) = words.next() else {
+        return finish("qx-node", Err(Trouble::Usage("which command?".to_owned())));
+    };
+    match name.to_str() {
+        Some("help" | "--help" | "-h") => {
+            let text = match words.next().as_deref().and_then(find) {
+                Some(command) => options::help_of(command),
+                None => options::help(),
+            };
+            return finish("qx-node", print(&text));
+        }
+        Some("version" | "--version" | "-V") => {
+            let (version, revision) = (quantix::VERSION, quantix::REVISION);
+            return finish(
+                "qx-node",
+                print(&format!("qx-node {version} ({revision})\n")),
+            );
+        }
+        _ => {}
+    }
+    let Some(command) = find(&name) else {
+        let why = format!("no command {}", name.to_string_lossy());
+        return finish("qx-node", Err(Trouble::Usage(why)));
+    };
+    let typed = match options::parse(command, words) {
+        Ok(Some(typed)) => typed,
+        Ok(None) => return finish(command.name, print(&options::help_of(command))),
+        Err(why) => return finish(command.name, Err(Trouble::Usage(why))),
+    };
+    finish(command.name, dispatch(command, &typed))
+}
+
+fn find(name: &OsStr) -> Option<&'static Command> {
+    COMMANDS.iter().find(|command| name == command.name)
+}
+
+fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
+    match command.name {
+        "vms" => run::vms(typed),
+        "ping" => run::ping(typed),
+        "info" => run::info(typed),
+        "telemetry" => run::telemetry(typed),
+        "exec" => run::exec(typed),
+        "cp" => copy::cp(typed),
+        "cat" => copy::cat(typed),
+        "channel" => run::channel(typed),
+        _ => serve(typed),
+    }
+}
+
+fn serve(typed: &Typed) -> Result<u8, Trouble> {
+    let usage = |why: &str| Trouble::Usage(why.to_owned());
+    no_words(typed)?;
+    let word = |long, default| typed.value(long).map_or(Some(default), OsStr::to_str);
+    let log = word("log", "stderr").and_then(Target::parse);
+    let level = word("log-level", "info").and_then(Level::parse);
+    let options = serve::Options {
+        vms_dir: vms_dir(typed),
+        control: control(typed),
+        log: log.ok_or_else(|| usage("--log takes syslog or stderr"))?,
+        level: level.ok_or_else(|| usage("--log-level takes error, warning, info or debug"))?,
+    };
+    serve::serve(options).map(|()| 0).map_err(Trouble::Local)
+}
+
+/// Says what went wrong, in one line, and how to go on.
+fn finish(name: &str, outcome: Result<u8, Trouble>) -> ExitCode {
+    let trouble = match outcome {
+        Ok(status) => return ExitCode::from(status),
+        Err(trouble) => trouble,
+    };
+    let status = match (&trouble, name) {
+        (Trouble::Usage(_) | Trouble::OutputClosed, _) | (_, "serve") => trouble.status(),
+        (_, "exec") => 125,
+        _ => trouble.status(),
+    };
+    let next = match &trouble {
+        Trouble::OutputClosed => return ExitCode::SUCCESS,
+        Trouble::Usage(_) if name == "qx-node" => "; try `qx-node help`".to_owned(),
+        Trouble::Usage(_) => format!("; try `qx-node {name} --help`"),
+        _ => String::new(),
+    };
+    let _ = writeln!(io::stderr(), "qx-node: {trouble}{next}");
+    ExitCode::from(status)
+}
+
+fn print(text: &str) -> Result<u8, Trouble> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(0)
+}
+
+fn control(typed: &Typed) -> PathBuf {
+    let named = typed.value("control").map(OsString::from);
+    let named = named.or_else(|| std::env::var_os("QX_NODE_SOCK"));
+    named.map_or_else(|| PathBuf::from(CONTROL), PathBuf::from)
+}
+
+fn vms_dir(typed: &Typed) -> PathBuf {
+    typed
+        .value("vms-dir")
+        .map_or_else(|| PathBuf::from(VMS_DIR), PathBuf::from)
+}
+
+/// The daemon, or one of our own with `--direct`.
+fn client(typed: &Typed) -> Result<Client, Trouble> {
+    match typed.value("direct") {
+        Some(socket) => Client::direct(PathBuf::from(socket)),
+        None => Client::connect(&control(typed)),
+    }
+}
+
+/// The VM, which `--direct` leaves to be said or not, and the words behind it.
+fn vm<'a>(typed: &'a Typed, behind: usize) -> Result<(&'a str, &'a [OsString]), Trouble> {
+    let words = &typed.words;
+    let direct = typed.has("direct");
+    let name = match words.len() {
+        n if n == behind + 1 => words.first().map(OsString::as_os_str),
+        n if n == behind && direct => None,
+        n if n <= behind => return Err(Trouble::Usage("something is missing".to_owned())),
+        _ => {
+            let extra = words[behind + 1].to_string_lossy();
+            return Err(Trouble::Usage(format!("{extra} is one word too many")));
+        }
+    };
+    let rest = &words[words.len() - behind..];
+    match name.map(OsStr::to_str) {
+        Some(None) => Err(Trouble::Usage("a VM's name is valid UTF-8".to_owned())),
+        Some(Some(name)) => Ok((name, rest)),
+        None => Ok(("", rest)),
+    }
+}
+
+fn no_words(typed: &Typed) -> Result<(), Trouble> {
+    match typed.words.first() {
+        Some(word) => {
+            let word = word.to_string_lossy();
+            Err(Trouble::Usage(format!("{word} is one word too many")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Names go over the channel as UTF-8.
+fn utf8<'a>(what: &str, text: &'a OsStr) -> Result<&'a str, Trouble> {
+    text.to_str().ok_or_else(|| {
+        let shown = render::plain(&text.to_string_lossy());
+        Trouble::Local(format!(
+            "{what} {shown}: not valid UTF-8, which the channel needs"
+        ))
+    })
+}

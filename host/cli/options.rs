@@ -1,0 +1,344 @@
+//! Every command and option, once: this table feeds the parser and the help.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+
+use lexopt::Arg;
+
+/// A command of `qx-node`.
+pub struct Command {
+    pub name: &'static str,
+    /// What follows the name.
+    pub usage: &'static str,
+    pub about: &'static str,
+    pub options: &'static [Opt],
+}
+
+/// An option of a command.
+pub struct Opt {
+    pub long: &'static str,
+    pub short: Option<char>,
+    /// What its value is called; `None`: it takes none.
+    pub value: Option<&'static str>,
+    pub about: &'static str,
+}
+
+const fn flag(long: &'static str, short: Option<char>, about: &'static str) -> Opt {
+    Opt {
+        long,
+        short,
+        value: None,
+        about,
+    }
+}
+
+const fn option(long: &'static str, value: &'static str, about: &'static str) -> Opt {
+    Opt {
+        long,
+        short: None,
+        value: Some(value),
+        about,
+    }
+}
+
+const JSON: Opt = flag("json", None, "print JSON, for programs");
+const CONTROL: Opt = option("control", "SOCKET", "the daemon's socket ($QX_NODE_SOCK)");
+const DIRECT: Opt = option(
+    "direct",
+    "SOCKET",
+    "talk to this agent socket, without a daemon",
+);
+const VMS_DIR: Opt = option("vms-dir", "DIR", "where QEMU serves the VMs' sockets");
+
+/// All commands, in the order in which help shows them.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "vms",
+        usage: "",
+        about: "list the VMs and the state of each one's channel",
+        options: &[JSON, CONTROL, DIRECT],
+    },
+    Command {
+        name: "ping",
+        usage: "VM",
+        about: "ask the agent for a sign of life, and time it",
+        options: &[
+            Opt {
+                long: "count",
+                short: Some('c'),
+                value: Some("N"),
+                about: "how often, a second apart (default: 1)",
+            },
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "info",
+        usage: "VM",
+        about: "show what the VM is and how its channel does",
+        options: &[JSON, CONTROL, DIRECT],
+    },
+    Command {
+        name: "telemetry",
+        usage: "VM",
+        about: "show CPU, memory, disks and network as the guest sees them",
+        options: &[
+            flag("watch", Some('w'), "go on with each new report"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "exec",
+        usage: "VM -- COMMAND [ARG...]",
+        about: "run a command; one word is a line for the guest's shell",
+        options: &[
+            option(
+                "user",
+                "USER",
+                "run as this user, with its groups (default: root)",
+            ),
+            option("group", "GROUP", "with this primary group"),
+            option("cwd", "DIR", "in this directory (default: the user's home)"),
+            option("env", "KEY=VALUE", "with this variable; may be repeated"),
+            option(
+                "timeout",
+                "SECONDS",
+                "kill it after this long (default: never)",
+            ),
+            flag("detach", None, "do not wait for it: print its process id"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "cp",
+        usage: "SOURCE TARGET",
+        about: "copy a file; one side is VM:PATH, - is stdin or stdout",
+        options: &[
+            flag(
+                "parents",
+                Some('p'),
+                "make missing directories in the guest",
+            ),
+            option(
+                "mode",
+                "OCTAL",
+                "permissions of a new file (default: the source's)",
+            ),
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "cat",
+        usage: "VM PATH",
+        about: "print a file of the guest",
+        options: &[CONTROL, DIRECT],
+    },
+    Command {
+        name: "channel",
+        usage: "VM",
+        about: "print what gives a VM its channel, for libvirt and for QEMU",
+        options: &[JSON, VMS_DIR],
+    },
+    Command {
+        name: "serve",
+        usage: "",
+        about: "be the daemon",
+        options: &[
+            VMS_DIR,
+            CONTROL,
+            option(
+                "log",
+                "syslog|stderr",
+                "where log lines go (default: stderr)",
+            ),
+            option(
+                "log-level",
+                "LEVEL",
+                "error, warning, info or debug (default: info)",
+            ),
+        ],
+    },
+];
+
+/// What was typed, checked against the table.
+#[derive(Debug, Default)]
+pub struct Typed {
+    values: BTreeMap<&'static str, Vec<OsString>>,
+    /// The words that are no options, up to `--`.
+    pub words: Vec<OsString>,
+    /// The words behind `--`, if there was one.
+    pub rest: Option<Vec<OsString>>,
+}
+
+impl Typed {
+    /// The flag was given.
+    pub fn has(&self, long: &str) -> bool {
+        self.values.contains_key(long)
+    }
+
+    /// The option's last value.
+    pub fn value(&self, long: &str) -> Option<&OsStr> {
+        self.values.get(long)?.last().map(OsString::as_os_str)
+    }
+
+    /// All values of an option that may be repeated.
+    pub fn values(&self, long: &str) -> impl Iterator<Item = &OsStr> {
+        self.values
+            .get(long)
+            .into_iter()
+            .flatten()
+            .map(OsString::as_os_str)
+    }
+
+    /// The option's value as a number.
+    pub fn number(&self, long: &str) -> Result<Option<u32>, String> {
+        let Some(value) = self.value(long) else {
+            return Ok(None);
+        };
+        let number = value.to_str().and_then(|text| text.parse().ok());
+        number.map(Some).ok_or_else(|| {
+            format!(
+                "--{long} takes a whole number, not {}",
+                value.to_string_lossy()
+            )
+        })
+    }
+}
+
+/// Reads the words behind a command's name. `Ok(None)`: help was asked for.
+pub fn parse(
+    command: &'static Command,
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<Option<Typed>, String> {
+    let mut before: Vec<OsString> = words.into_iter().collect();
+    let mut typed = Typed::default();
+    if let Some(at) = before.iter().position(|word| word == "--") {
+        typed.rest = Some(before.split_off(at + 1));
+        before.pop();
+    }
+    let mut parser = lexopt::Parser::from_args(before);
+    while let Some(arg) = parser.next().map_err(|e| e.to_string())? {
+        let found = match arg {
+            Arg::Long("help") | Arg::Short('h') => return Ok(None),
+            Arg::Value(word) => {
+                typed.words.push(word);
+                continue;
+            }
+            Arg::Long(long) => command.options.iter().find(|o| o.long == long),
+            Arg::Short(short) => command.options.iter().find(|o| o.short == Some(short)),
+        };
+        let Some(option) = found else {
+            let mut why = arg.unexpected().to_string();
+            if command.name == "exec" {
+                why += "; put -- in front of the command";
+            }
+            return Err(why);
+        };
+        let values = typed.values.entry(option.long).or_default();
+        if option.value.is_some() {
+            values.push(parser.value().map_err(|e| e.to_string())?);
+        }
+    }
+    Ok(Some(typed))
+}
+
+/// The help of all commands.
+pub fn help() -> String {
+    let mut text = String::from(
+        "Usage: qx-node COMMAND [OPTIONS]\n\n\
+         Runs commands in the virtual machines of this host, copies files in and out,\n\
+         and shows how they do, over the channel to their quantix-kvm-agent.\n\nCommands:\n",
+    );
+    let width = COMMANDS.iter().map(|c| c.name.len()).max().unwrap_or(0);
+    for command in COMMANDS {
+        text += &format!("  {:width$}  {}\n", command.name, command.about);
+    }
+    text += "\n`qx-node COMMAND --help` shows a command's options.\n\n\
+        Exit status: 0 done, 1 failed, 2 wrong usage, 3 no daemon, 4 the guest cannot be\n\
+        reached, 5 not permitted. Of exec: the command's own, 124 timed out, 125 not run.\n";
+    text
+}
+
+/// The help of one command.
+pub fn help_of(command: &Command) -> String {
+    let mut text = format!(
+        "Usage: qx-node {} [OPTIONS] {}",
+        command.name, command.usage
+    );
+    text.truncate(text.trim_end().len());
+    let mut about = command.about.to_owned();
+    if let Some(first) = about.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    text += &format!("\n\n{about}.\n\nOptions:\n");
+    let left = |option: &Opt| {
+        let short = option
+            .short
+            .map_or("    ".to_owned(), |c| format!("-{c}, "));
+        let value = option.value.map_or(String::new(), |v| format!(" {v}"));
+        format!("  {short}--{}{value}", option.long)
+    };
+    let width = command
+        .options
+        .iter()
+        .map(|o| left(o).len())
+        .max()
+        .unwrap_or(0);
+    for option in command.options {
+        text += &format!("{:width$}  {}\n", left(option), option.about);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_consistent() {
+        for (at, command) in COMMANDS.iter().enumerate() {
+            assert!(
+                COMMANDS[..at]
+                    .iter()
+                    .all(|other| other.name != command.name)
+            );
+            assert!(command.about.len() <= 66, "{}", command.about);
+            for (at, option) in command.options.iter().enumerate() {
+                let rest = &command.options[..at];
+                assert!(rest.iter().all(|other| other.long != option.long));
+                assert!(option.about.len() <= 60, "{}", option.about);
+            }
+            assert!(help_of(command).lines().all(|line| line.len() <= 100));
+        }
+    }
+
+    #[test]
+    fn words_behind_two_dashes_are_left_alone() {
+        let exec = COMMANDS.iter().find(|c| c.name == "exec").unwrap();
+        let words = [
+            "--env",
+            "A=1",
+            "web1",
+            "--env=B=2",
+            "--",
+            "ls",
+            "-l",
+            "--",
+            "x",
+        ];
+        let typed = parse(exec, words.map(OsString::from)).unwrap().unwrap();
+        assert_eq!(typed.words, ["web1"]);
+        assert_eq!(typed.rest.as_ref().unwrap(), &["ls", "-l", "--", "x"]);
+        assert_eq!(typed.values("env").collect::<Vec<_>>(), ["A=1", "B=2"]);
+        let why = parse(exec, ["web1", "ls", "-l"].map(OsString::from)).unwrap_err();
+        assert!(why.contains("put -- in front"), "{why}");
+        assert!(parse(exec, ["-h"].map(OsString::from)).unwrap().is_none());
+    }
+}

@@ -1,0 +1,124 @@
+//! Text for people: aligned tables, readable units, nothing that a guest could hide in a name.
+
+/// Columns as wide as their widest cell, two spaces apart, no trailing space.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line += &format!("{cell:<width$}  ");
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// Names and values, one pair a line.
+pub fn pairs(rows: &[(&str, String)]) -> String {
+    let rows = rows.iter().filter(|(_, value)| !value.is_empty());
+    let rows: Vec<Vec<String>> = rows
+        .map(|(name, value)| vec![format!("{name}:"), value.clone()])
+        .collect();
+    table(&rows)
+}
+
+/// Text of a guest: control characters are shown as `\x1b`, so that none reaches the terminal.
+pub fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            out += &format!("\\x{:02x}", u32::from(c));
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// `1.5 GiB`: three digits and a unit.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut unit = 0;
+    let mut scale = 1u64;
+    while count / scale >= 1024 && unit + 1 < UNITS.len() {
+        scale <<= 10;
+        unit += 1;
+    }
+    let whole = count / scale;
+    let tenth = (count % scale) as f64 / scale as f64;
+    let name = UNITS.get(unit).copied().unwrap_or_default();
+    match (unit, whole) {
+        (0, _) => format!("{whole} {name}"),
+        (_, 0..=99) => format!("{:.1} {name}", whole as f64 + (tenth * 10.0).floor() / 10.0),
+        _ => format!("{whole} {name}"),
+    }
+}
+
+/// `3d 4h`, `4h 5m`, `5m 6s`, `6s`: the two largest units.
+pub fn span(seconds: u64) -> String {
+    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
+    let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{rest}s"),
+        (0, 0, _) => format!("{minutes}m {rest}s"),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+/// A round trip in milliseconds.
+pub fn millis(micros: u64) -> String {
+    format!("{:.2} ms", micros as f64 / 1000.0)
+}
+
+/// Text inside an XML attribute in single quotes.
+pub fn escape_xml(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out += "&amp;",
+            '<' => out += "&lt;",
+            '>' => out += "&gt;",
+            '\'' => out += "&apos;",
+            '"' => out += "&quot;",
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_align_and_lines_end_without_spaces() {
+        let row = |cells: &[&str]| cells.iter().map(|c| (*c).to_owned()).collect();
+        let text = table(&[row(&["VM", "STATE", ""]), row(&["webserver", "ready", ""])]);
+        assert_eq!(text, "VM         STATE\nwebserver  ready\n");
+    }
+
+    #[test]
+    fn units_are_readable() {
+        let of = [0, 1023, 1024, 1536, 123 << 20, 1 << 40, u64::MAX];
+        let shown = [
+            "0 B", "1023 B", "1.0 KiB", "1.5 KiB", "123 MiB", "1.0 TiB", "15.9 EiB",
+        ];
+        assert_eq!(of.map(bytes), shown);
+        let of = [0, 59, 61, 3600, 90_061];
+        assert_eq!(of.map(span), ["0s", "59s", "1m 1s", "1h 0m", "1d 1h"]);
+    }
+
+    #[test]
+    fn a_guests_text_cannot_reach_the_terminal() {
+        assert_eq!(plain("a\x1b]0;evil\x07\n"), "a\\x1b]0;evil\\x07\\x0a");
+        assert_eq!(escape_xml("/a'b&c"), "/a&apos;b&amp;c");
+    }
+}

@@ -1,0 +1,358 @@
+//! What is shown of VMs, pings, telemetry and commands: for people and as JSON.
+
+use quantix::message::agent::{Disk, ExecuteResponse, Interface, LinkState, Telemetry};
+use quantix::message::node::{PingResult, Vm, VmState};
+use serde_json::{Value, json};
+
+use super::render::{bytes, millis, pairs, plain, span, table};
+
+fn state(vm: &Vm) -> &'static str {
+    match vm.state() {
+        VmState::Unspecified => "unknown",
+        VmState::Absent => "absent",
+        VmState::Connecting => "connecting",
+        VmState::Waiting => "waiting for agent",
+        VmState::Ready => "ready",
+        VmState::Stalled => "stalled",
+    }
+}
+
+/// `qx-node vms`
+pub fn vm_table(vms: &[Vm]) -> String {
+    if vms.is_empty() {
+        return "no VMs: `qx-node channel VM` shows how to give one its channel\n".to_owned();
+    }
+    let head = [
+        "VM", "STATE", "SINCE", "UP", "PING", "AGENT", "OS", "ADDRESS", "WHY",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for vm in vms {
+        let ready = vm.agent.clone().unwrap_or_default();
+        let known = vm.agent.is_some();
+        let or_dash = |text: String| {
+            if known && !text.is_empty() {
+                text
+            } else {
+                "-".to_owned()
+            }
+        };
+        rows.push(vec![
+            plain(&vm.name),
+            state(vm).to_owned(),
+            span(vm.since_ms / 1000),
+            or_dash(span(vm.uptime_seconds)),
+            or_dash(millis(vm.rtt_us)),
+            or_dash(plain(&ready.version)),
+            or_dash(plain(
+                format!("{} {}", ready.os_name, ready.os_version).trim(),
+            )),
+            or_dash(
+                ready
+                    .ip_addresses
+                    .first()
+                    .map(|a| plain(a))
+                    .unwrap_or_default(),
+            ),
+            plain(&vm.reason),
+        ]);
+    }
+    if vms.iter().all(|vm| vm.reason.is_empty()) {
+        rows.iter_mut().for_each(|row| row.truncate(head.len() - 1));
+    }
+    table(&rows)
+}
+
+/// `qx-node info`
+pub fn vm_details(vm: &Vm) -> String {
+    let ready = vm.agent.clone().unwrap_or_default();
+    let counters = vm.counters.unwrap_or_default();
+    let text = |text: &str| plain(text);
+    let with = |known: bool, text: String| if known { text } else { String::new() };
+    let ever = counters.sessions > 0;
+    let dropped = format!(
+        "{} stale and {} bad frames, {} of garbage",
+        counters.stale_frames,
+        counters.bad_frames,
+        bytes(counters.garbage_bytes)
+    );
+    pairs(&[
+        ("VM", text(&vm.name)),
+        (
+            "State",
+            format!("{} for {}", state(vm), span(vm.since_ms / 1000)),
+        ),
+        ("Why", text(&vm.reason)),
+        ("Hostname", text(&ready.hostname)),
+        (
+            "OS",
+            text(format!("{} {}", ready.os_name, ready.os_version).trim()),
+        ),
+        (
+            "Kernel",
+            text(format!("{} {}", ready.kernel_version, ready.architecture).trim()),
+        ),
+        ("Addresses", text(&ready.ip_addresses.join(", "))),
+        ("Up", with(ever, span(vm.uptime_seconds))),
+        ("Boot", text(&vm.boot_id)),
+        (
+            "Clock",
+            with(ever, format!("{:+} ms against this host", vm.clock_skew_ms)),
+        ),
+        ("Agent", text(&ready.version)),
+        ("Can", text(&ready.capabilities.join(", "))),
+        ("Socket", text(&vm.socket)),
+        ("Ping", with(ever, millis(vm.rtt_us))),
+        (
+            "Last frame",
+            with(ever, format!("{} ms ago", vm.last_frame_ms)),
+        ),
+        (
+            "Sessions",
+            format!("{} in {} connects", counters.sessions, counters.connects),
+        ),
+        (
+            "Received",
+            format!(
+                "{} in {} frames",
+                bytes(counters.bytes_in),
+                counters.frames_in
+            ),
+        ),
+        (
+            "Sent",
+            format!(
+                "{} in {} frames",
+                bytes(counters.bytes_out),
+                counters.frames_out
+            ),
+        ),
+        ("Dropped", dropped),
+        ("Coalesced", format!("{} reports", counters.coalesced)),
+    ])
+}
+
+/// The same for programs.
+pub fn vm_json(vm: &Vm) -> Value {
+    let counters = vm.counters.unwrap_or_default();
+    let agent = vm.agent.as_ref().map(|ready| {
+        json!({
+            "version": ready.version,
+            "os_name": ready.os_name,
+            "os_version": ready.os_version,
+            "kernel_version": ready.kernel_version,
+            "architecture": ready.architecture,
+            "hostname": ready.hostname,
+            "ip_addresses": ready.ip_addresses,
+            "capabilities": ready.capabilities,
+        })
+    });
+    json!({
+        "vm": vm.name,
+        "state": state(vm),
+        "reason": vm.reason,
+        "since_ms": vm.since_ms,
+        "socket": vm.socket,
+        "agent": agent,
+        "boot_id": vm.boot_id,
+        "uptime_seconds": vm.uptime_seconds,
+        "rtt_us": vm.rtt_us,
+        "clock_skew_ms": vm.clock_skew_ms,
+        "last_frame_ms": vm.last_frame_ms,
+        "counters": {
+            "sessions": counters.sessions,
+            "connects": counters.connects,
+            "frames_in": counters.frames_in,
+            "frames_out": counters.frames_out,
+            "bytes_in": counters.bytes_in,
+            "bytes_out": counters.bytes_out,
+            "stale_frames": counters.stale_frames,
+            "bad_frames": counters.bad_frames,
+            "garbage_bytes": counters.garbage_bytes,
+            "coalesced": counters.coalesced,
+        },
+    })
+}
+
+/// `qx-node ping`
+pub fn ping_line(name: &str, sequence: u32, result: &PingResult) -> String {
+    format!(
+        "{}{}seq={sequence} time={} agent={} up={}\n",
+        plain(name),
+        if name.is_empty() { "" } else { ": " },
+        millis(result.rtt_us),
+        plain(&result.version),
+        span(result.uptime_seconds),
+    )
+}
+
+/// The same for programs.
+pub fn ping_json(name: &str, sequence: u32, result: &PingResult) -> Value {
+    json!({
+        "vm": name,
+        "sequence": sequence,
+        "rtt_us": result.rtt_us,
+        "version": result.version,
+        "uptime_seconds": result.uptime_seconds,
+    })
+}
+
+/// Behind several pings.
+pub fn ping_summary(times: &[u64]) -> String {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    let at = |index: usize| millis(sorted.get(index).copied().unwrap_or_default());
+    let last = sorted.len().saturating_sub(1);
+    format!(
+        "{} answered; min {}, median {}, max {}\n",
+        sorted.len(),
+        at(0),
+        at(last / 2),
+        at(last)
+    )
+}
+
+/// `qx-node telemetry`
+pub fn telemetry_text(t: &Telemetry, age_ms: u64) -> String {
+    let used = |used: u64, total: u64| match total {
+        0 => "none".to_owned(),
+        _ => format!(
+            "{} of {} ({:.0} %)",
+            bytes(used),
+            bytes(total),
+            used as f64 * 100.0 / total as f64
+        ),
+    };
+    let mut text = pairs(&[
+        ("Hostname", plain(&t.hostname)),
+        ("Up", span(t.uptime_seconds)),
+        ("CPU", format!("{:.1} %", t.cpu_usage_percent)),
+        (
+            "Load",
+            format!(
+                "{:.2} {:.2} {:.2}",
+                t.load_avg_1m, t.load_avg_5m, t.load_avg_15m
+            ),
+        ),
+        ("Processes", t.process_count.to_string()),
+        ("Memory", used(t.memory_used, t.memory_total)),
+        ("Swap", used(t.swap_used, t.swap_total)),
+        ("Stuck", plain(&t.stuck_mounts.join(", "))),
+        ("Age", format!("{:.1} s", age_ms as f64 / 1000.0)),
+    ]);
+    if !t.disks.is_empty() {
+        let head = ["MOUNT", "FS", "DEVICE", "SIZE", "USED", "FREE", "USE"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        rows.extend(t.disks.iter().map(disk_row));
+        text += &format!("\n{}", table(&rows));
+    }
+    if !t.interfaces.is_empty() {
+        let head = [
+            "INTERFACE",
+            "STATE",
+            "MAC",
+            "MTU",
+            "RECEIVED",
+            "SENT",
+            "ADDRESSES",
+        ];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        rows.extend(t.interfaces.iter().map(interface_row));
+        text += &format!("\n{}", table(&rows));
+    }
+    text
+}
+
+fn disk_row(disk: &Disk) -> Vec<String> {
+    vec![
+        plain(&disk.mount_point),
+        plain(&disk.filesystem),
+        plain(&disk.device),
+        bytes(disk.total),
+        bytes(disk.used),
+        bytes(disk.available),
+        format!("{:.0} %", disk.usage_percent),
+    ]
+}
+
+fn interface_row(interface: &Interface) -> Vec<String> {
+    let addresses = [&interface.ipv4[..], &interface.ipv6[..]].concat();
+    vec![
+        plain(&interface.name),
+        link(interface).to_owned(),
+        plain(&interface.mac),
+        interface.mtu.to_string(),
+        bytes(interface.rx_bytes),
+        bytes(interface.tx_bytes),
+        plain(&addresses.join(" ")),
+    ]
+}
+
+fn link(interface: &Interface) -> &'static str {
+    match interface.state() {
+        LinkState::Unknown => "unknown",
+        LinkState::Up => "up",
+        LinkState::Down => "down",
+    }
+}
+
+/// The same for programs, one object a report.
+pub fn telemetry_json(name: &str, t: &Telemetry, age_ms: u64) -> Value {
+    let disks = t.disks.iter().map(|disk| {
+        json!({
+            "mount_point": disk.mount_point,
+            "filesystem": disk.filesystem,
+            "device": disk.device,
+            "total": disk.total,
+            "used": disk.used,
+            "available": disk.available,
+            "usage_percent": disk.usage_percent,
+        })
+    });
+    let interfaces = t.interfaces.iter().map(|interface| {
+        json!({
+            "name": interface.name,
+            "mac": interface.mac,
+            "ipv4": interface.ipv4,
+            "ipv6": interface.ipv6,
+            "state": link(interface),
+            "mtu": interface.mtu,
+            "rx_bytes": interface.rx_bytes,
+            "tx_bytes": interface.tx_bytes,
+            "rx_packets": interface.rx_packets,
+            "tx_packets": interface.tx_packets,
+        })
+    });
+    json!({
+        "vm": name,
+        "age_ms": age_ms,
+        "hostname": t.hostname,
+        "uptime_seconds": t.uptime_seconds,
+        "cpu_usage_percent": t.cpu_usage_percent,
+        "load_avg": [t.load_avg_1m, t.load_avg_5m, t.load_avg_15m],
+        "process_count": t.process_count,
+        "memory": {
+            "total": t.memory_total,
+            "used": t.memory_used,
+            "available": t.memory_available,
+        },
+        "swap": { "total": t.swap_total, "used": t.swap_used },
+        "disks": disks.collect::<Vec<_>>(),
+        "interfaces": interfaces.collect::<Vec<_>>(),
+        "coalesced": t.coalesced,
+        "stuck_mounts": t.stuck_mounts,
+    })
+}
+
+/// `qx-node exec --json`
+pub fn exec_json(name: &str, answer: &ExecuteResponse) -> Value {
+    json!({
+        "vm": name,
+        "exit_code": answer.exit_code,
+        "stdout": String::from_utf8_lossy(&answer.stdout),
+        "stderr": String::from_utf8_lossy(&answer.stderr),
+        "truncated": answer.truncated,
+        "timed_out": answer.timed_out,
+        "duration_ms": answer.duration_ms,
+        "pid": answer.pid,
+    })
+}

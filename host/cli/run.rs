@@ -1,0 +1,260 @@
+//! The commands that ask and show.
+
+use std::io::{self, Write};
+
+use quantix::error::{Code, Failure};
+use quantix::message::Body;
+use quantix::message::agent::{self, Telemetry};
+use quantix::message::node::{self, node_message};
+
+use super::client::{Client, unexpected};
+use super::options::Typed;
+use super::render::{escape_xml, plain};
+use super::{Trouble, client, no_words, print, report, utf8, vm, vms_dir};
+use crate::daemon::SUFFIX;
+
+/// `qx-node vms`
+pub fn vms(typed: &Typed) -> Result<u8, Trouble> {
+    no_words(typed)?;
+    let list = list(&mut client(typed)?)?;
+    if typed.has("json") {
+        let all = list.iter().map(report::vm_json).collect();
+        return print_json(&serde_json::Value::Array(all));
+    }
+    print(&report::vm_table(&list))
+}
+
+/// `qx-node info`
+pub fn info(typed: &Typed) -> Result<u8, Trouble> {
+    let (name, _) = vm(typed, 0)?;
+    let mut client = client(typed)?;
+    if typed.has("direct") {
+        // The private daemon has only just begun to connect.
+        ping_once(&mut client, name)?;
+    }
+    let list = list(&mut client)?;
+    let found = list
+        .iter()
+        .find(|vm| vm.name == name || typed.has("direct"))
+        .ok_or_else(|| {
+            let why = format!("no VM is named {name:?}; `qx-node vms` lists them");
+            Trouble::Failed(Failure::new(Code::NotFound, why))
+        })?;
+    if typed.has("json") {
+        return print_json(&report::vm_json(found));
+    }
+    print(&report::vm_details(found))
+}
+
+/// `qx-node ping`
+pub fn ping(typed: &Typed) -> Result<u8, Trouble> {
+    let (name, _) = vm(typed, 0)?;
+    let count = typed.number("count").map_err(Trouble::Usage)?.unwrap_or(1);
+    if count == 0 {
+        return Err(Trouble::Usage("--count takes a number from 1".to_owned()));
+    }
+    let mut client = client(typed)?;
+    let mut times = Vec::new();
+    for sequence in 1..=count {
+        if sequence > 1 {
+            pause();
+        }
+        let result = ping_once(&mut client, name)?;
+        times.push(result.rtt_us);
+        if typed.has("json") {
+            print_json(&report::ping_json(name, sequence, &result))?;
+        } else {
+            print(&report::ping_line(name, sequence, &result))?;
+        }
+    }
+    if count > 1 && !typed.has("json") {
+        print(&report::ping_summary(&times))?;
+    }
+    Ok(0)
+}
+
+/// `qx-node telemetry`
+pub fn telemetry(typed: &Typed) -> Result<u8, Trouble> {
+    let (name, _) = vm(typed, 0)?;
+    let mut client = client(typed)?;
+    let follow = typed.has("watch");
+    let asked = node_message::Body::GetTelemetry(node::GetTelemetry { follow });
+    let id = client.ask(name, asked)?;
+    loop {
+        let node_message::Body::TelemetryReport(found) = client.wait(id)? else {
+            return Err(unexpected());
+        };
+        let telemetry: &Telemetry = found.telemetry.as_ref().ok_or_else(unexpected)?;
+        if typed.has("json") {
+            print_json(&report::telemetry_json(name, telemetry, found.age_ms))?;
+        } else {
+            print(&report::telemetry_text(telemetry, found.age_ms))?;
+        }
+        if !follow {
+            return Ok(0);
+        }
+        if !typed.has("json") {
+            print("\n")?;
+        }
+    }
+}
+
+/// `qx-node exec`
+pub fn exec(typed: &Typed) -> Result<u8, Trouble> {
+    let usage = |why: &str| Trouble::Usage(why.to_owned());
+    let (name, _) = vm(typed, 0)?;
+    let mut words = typed.rest.iter().flatten();
+    let command = words.next().ok_or_else(|| usage("no command behind --"))?;
+    let text = |long| utf8(long, typed.value(long).unwrap_or_default());
+    let mut request = agent::Execute {
+        command: utf8("command", command)?.to_owned(),
+        working_directory: text("cwd")?.to_owned(),
+        run_as_user: text("user")?.to_owned(),
+        run_as_group: text("group")?.to_owned(),
+        include_supplementary_groups: true,
+        timeout_seconds: typed
+            .number("timeout")
+            .map_err(Trouble::Usage)?
+            .unwrap_or(0),
+        wait_for_exit: !typed.has("detach"),
+        ..Default::default()
+    };
+    for word in words {
+        request.args.push(utf8("argument", word)?.to_owned());
+    }
+    for pair in typed.values("env") {
+        let (key, value) = utf8("--env", pair)?
+            .split_once('=')
+            .ok_or_else(|| usage("--env takes KEY=VALUE"))?;
+        request.environment.insert(key.to_owned(), value.to_owned());
+    }
+    let mut client = client(typed)?;
+    let id = client.ask_agent(name, Body::Execute(request))?;
+    let Body::ExecuteResponse(answer) = client.wait_agent(id)? else {
+        return Err(unexpected());
+    };
+    show_outcome(typed, name, &answer)
+}
+
+fn show_outcome(typed: &Typed, name: &str, answer: &agent::ExecuteResponse) -> Result<u8, Trouble> {
+    let status = match answer {
+        answer if answer.timed_out => 124,
+        answer => u8::try_from(answer.exit_code).unwrap_or(255),
+    };
+    if typed.has("json") {
+        print_json(&report::exec_json(name, answer))?;
+        return Ok(status);
+    }
+    if typed.has("detach") {
+        return print(&format!("{}\n", answer.pid));
+    }
+    io::stdout().write_all(&answer.stdout)?;
+    io::stdout().flush()?;
+    let mut err = io::stderr().lock();
+    let _ = err.write_all(&answer.stderr);
+    if answer.truncated {
+        let kept = answer.stdout.len() + answer.stderr.len();
+        let _ = writeln!(
+            err,
+            "qx-node: output cut after {kept} bytes; write it to a file and cp that"
+        );
+    }
+    if answer.timed_out {
+        let seconds = answer.duration_ms / 1000;
+        let _ = writeln!(
+            err,
+            "qx-node: killed after {seconds} s: it had not ended in time"
+        );
+    }
+    Ok(status)
+}
+
+/// `qx-node channel`
+pub fn channel(typed: &Typed) -> Result<u8, Trouble> {
+    let (name, _) = vm(typed, 0)?;
+    if name.is_empty() || name.contains('/') {
+        return Err(Trouble::Usage(
+            "a VM's name has no / and is not empty".to_owned(),
+        ));
+    }
+    let path = vms_dir(typed).join(format!("{name}{SUFFIX}"));
+    let socket = utf8("path", path.as_os_str())?;
+    if socket.len() > MAX_SOCKET_PATH {
+        let why = format!("{socket}: longer than a socket's path may be ({MAX_SOCKET_PATH} bytes)");
+        return Err(Trouble::Local(why));
+    }
+    let xml = libvirt(socket);
+    let arguments = qemu(socket);
+    if typed.has("json") {
+        let mut object = serde_json::Map::new();
+        object.insert("vm".into(), name.into());
+        object.insert("socket".into(), socket.into());
+        object.insert("libvirt".into(), xml.into());
+        object.insert("qemu".into(), arguments.into());
+        return print_json(&serde_json::Value::Object(object));
+    }
+    let shell: Vec<String> = arguments
+        .chunks(2)
+        .map(|pair| format!("  {} \\\n", pair.join(" ")))
+        .collect();
+    let shell = shell.concat();
+    let shell = shell.trim_end_matches("\\\n").trim_end();
+    let plain = plain(name);
+    print(&format!(
+        "# libvirt: inside <devices> (virsh edit {plain}), or live with\n\
+         #   qx-node channel {plain} > channel.xml && virsh attach-device {plain} channel.xml --live --config\n\
+         {xml}\n<!-- QEMU without libvirt:\n{shell}\n-->\n"
+    ))
+}
+
+/// sun_path of unix(7), without its NUL.
+const MAX_SOCKET_PATH: usize = 107;
+
+fn libvirt(socket: &str) -> String {
+    format!(
+        "<channel type='unix'>\n  <source mode='bind' path='{}'/>\n  \
+         <target type='virtio' name='org.quantix.agent.0'/>\n</channel>",
+        escape_xml(socket)
+    )
+}
+
+fn qemu(socket: &str) -> Vec<String> {
+    // A comma in a value is doubled (qemu(1)).
+    let path = socket.replace(',', ",,");
+    [
+        "-device",
+        "virtio-serial-pci,id=quantix-serial",
+        "-chardev",
+        &format!("socket,id=quantix-agent,path={path},server=on,wait=off"),
+        "-device",
+        "virtserialport,bus=quantix-serial.0,chardev=quantix-agent,name=org.quantix.agent.0,id=quantix-agent",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+fn list(client: &mut Client) -> Result<Vec<node::Vm>, Trouble> {
+    let id = client.ask("", node_message::Body::ListVms(node::ListVms {}))?;
+    match client.wait(id)? {
+        node_message::Body::VmList(list) => Ok(list.vms),
+        _ => Err(unexpected()),
+    }
+}
+
+fn ping_once(client: &mut Client, name: &str) -> Result<node::PingResult, Trouble> {
+    let id = client.ask(name, node_message::Body::PingVm(node::PingVm {}))?;
+    match client.wait(id)? {
+        node_message::Body::PingResult(result) => Ok(result),
+        _ => Err(unexpected()),
+    }
+}
+
+fn print_json(value: &serde_json::Value) -> Result<u8, Trouble> {
+    print(&format!("{value}\n"))
+}
+
+/// A second between two pings, as ping(8) has it.
+#[allow(clippy::disallowed_methods)]
+fn pause() {
+    std::thread::sleep(std::time::Duration::from_secs(1));
+}
