@@ -41,7 +41,8 @@ pub enum Event {
     Pong {
         /// The Ping's.
         sequence: u64,
-        /// From the Ping's way into the outbox to the Pong's way out of the decoder.
+        /// From the Ping's way into the outbox to the Pong's way out of the decoder, in a session
+        /// that was open already.
         round_trip: Duration,
         /// What it said.
         pong: agent::Pong,
@@ -480,7 +481,7 @@ impl Host {
         if nonce.bytes()[..] != pong.nonce[..] || self.endpoint.session() == Some(session) {
             return;
         }
-        let (at, end) = (ping.at, ping.end);
+        let end = ping.end;
         // Only the Ping that went right in front of them proves that they were dropped unread: the
         // guest that answers a later one may be the next after the one that acted on them.
         if self.guard == Some(pong.sequence) {
@@ -497,12 +498,8 @@ impl Host {
                 next: now + KEEP_ALIVE,
             },
         };
-        self.events.push_back(Event::Opened(pong.clone()));
-        self.events.push_back(Event::Pong {
-            sequence: pong.sequence,
-            round_trip: now.since(at),
-            pong,
-        });
+        // No round trip: this Ping may have waited long for a guest to be there.
+        self.events.push_back(Event::Opened(pong));
     }
 
     fn on_message(

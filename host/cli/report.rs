@@ -17,6 +17,14 @@ fn state(vm: &Vm) -> &'static str {
     }
 }
 
+/// Empty before the first Ping of a session that was open already.
+fn round_trip(vm: &Vm) -> String {
+    match vm.rtt_us {
+        0 => String::new(),
+        us => millis(us),
+    }
+}
+
 /// `qx-node vms`
 pub fn vm_table(vms: &[Vm]) -> String {
     if vms.is_empty() {
@@ -41,7 +49,7 @@ pub fn vm_table(vms: &[Vm]) -> String {
             state(vm).to_owned(),
             span(vm.since_ms / 1000),
             or_dash(span(vm.uptime_seconds)),
-            or_dash(millis(vm.rtt_us)),
+            or_dash(round_trip(vm)),
             or_dash(plain(&ready.version)),
             or_dash(plain(
                 format!("{} {}", ready.os_name, ready.os_version).trim(),
@@ -101,7 +109,7 @@ pub fn vm_details(vm: &Vm) -> String {
         ("Agent", text(&ready.version)),
         ("Can", text(&ready.capabilities.join(", "))),
         ("Socket", text(&vm.socket)),
-        ("Ping", with(ever, millis(vm.rtt_us))),
+        ("Ping", round_trip(vm)),
         (
             "Last frame",
             with(ever, format!("{} ms ago", vm.last_frame_ms)),

@@ -1,6 +1,6 @@
 //! The commands that ask and show.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use quantix::error::{Code, Failure};
 use quantix::message::Body;
@@ -199,11 +199,17 @@ pub fn channel(typed: &Typed) -> Result<u8, Trouble> {
         .collect();
     let shell = shell.concat();
     let shell = shell.trim_end_matches("\\\n").trim_end();
-    let plain = plain(name);
+    if io::stdout().is_terminal() {
+        let name = plain(name);
+        let _ = writeln!(
+            io::stderr(),
+            "# libvirt: put this inside <devices> with `virsh edit {name}`, or add it live:\n\
+             #   qx-node channel {name} > channel.xml\n\
+             #   virsh attach-device {name} channel.xml --live --config\n"
+        );
+    }
     print(&format!(
-        "# libvirt: inside <devices> (virsh edit {plain}), or live with\n\
-         #   qx-node channel {plain} > channel.xml && virsh attach-device {plain} channel.xml --live --config\n\
-         {xml}\n<!-- QEMU without libvirt:\n{shell}\n-->\n"
+        "{xml}\n<!-- QEMU without libvirt:\n{shell}\n-->\n"
     ))
 }
 
