@@ -7,17 +7,15 @@
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown,
-};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use mio::{Registry, Token};
 use quantix::credit::{Fault, ReceiveCredit};
 use quantix::error::{Code, Failure};
 use quantix::message::{AgentMessage, Body, agent};
-use quantix::rt::random;
-use quantix::rt::sys::fd::{grow_pipe, name_unnamed, pipe};
+use quantix::rt::replace::{Replacement, parent};
+use quantix::rt::sys::fd::{grow_pipe, pipe};
 use quantix::rt::sys::process::{self, Pid};
 
 use super::pipe::{Inlet, Outlet};
@@ -171,25 +169,23 @@ fn write_file(request: &agent::WriteFile, mut feed: &File) -> Result<AgentMessag
         let why = format!("write {}: Is a directory", request.path);
         return Err(Failure::new(Code::Invalid, why));
     }
-    let parent = path.parent().unwrap_or(Path::new("/")).to_owned();
     if request.create_parents {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o755)
-            .create(&parent)
+            .create(parent(&path))
             .map_err(system("create the directories of"))?;
     }
     let mut target = Target::open(&path, before.as_ref(), request).map_err(system("write"))?;
     let written = receive(&mut feed, target.file()).map_err(system("write"))?;
     let Some(bytes_written) = written else {
-        target.discard();
         return Err(Failure::new(
             Code::Cancelled,
             format!("write {}: cancelled, nothing was changed", request.path),
         ));
     };
     target
-        .finish(before.as_ref(), request)
+        .finish(before.as_ref(), request.mode)
         .map_err(system("write"))?;
     Ok(quantix::message::message(
         "",
@@ -230,16 +226,10 @@ fn receive(feed: &mut &File, file: &mut File) -> io::Result<Option<u64>> {
 
 /// Where the bytes go until the last has arrived.
 enum Target {
-    /// Beside the target, without a name: nothing can be left behind.
-    Unnamed { file: File, path: PathBuf },
-    /// Beside the target, on file systems that know no unnamed files.
-    Named {
-        file: File,
-        path: PathBuf,
-        temporary: PathBuf,
-    },
+    /// Beside the target.
+    Beside(Replacement),
     /// The target itself: a device, or a file under /proc or /sys, which nothing can replace.
-    InPlace { file: File },
+    InPlace(File),
 }
 
 impl Target {
@@ -249,168 +239,59 @@ impl Target {
         request: &agent::WriteFile,
     ) -> io::Result<Self> {
         if before.is_some_and(|meta| !meta.is_file()) {
-            return Self::in_place(path, request);
+            return in_place(path, request);
         }
-        let made = match Self::unnamed(path) {
-            Ok(target) => Ok(target),
-            Err(_) => Self::named(path),
-        };
-        let mut target = match made {
-            Ok(target) => target,
+        let mut new = match Replacement::new(path) {
+            Ok(new) => new,
             // No file can be made in this directory, but this one is there: /proc and /sys.
-            Err(e) if before.is_some() && cannot_create(&e) => {
-                return Self::in_place(path, request);
-            }
+            Err(e) if before.is_some() && cannot_create(&e) => return in_place(path, request),
             Err(e) => return Err(e),
         };
         if before.is_some() && (request.append || request.offset > 0) {
-            let file = target.file();
-            io::copy(&mut File::open(path)?, file).inspect_err(|_| target.discard())?;
+            io::copy(&mut File::open(path)?, new.file())?;
         }
         if !request.append {
-            target.file().seek(SeekFrom::Start(request.offset))?;
+            new.file().seek(SeekFrom::Start(request.offset))?;
         }
-        Ok(target)
-    }
-
-    fn unnamed(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .write(true)
-            .mode(0o600)
-            .custom_flags(libc::O_TMPFILE)
-            .open(parent(path))?;
-        // Without /proc it could not be given its name at the end.
-        fs::metadata("/proc/self/fd")?;
-        Ok(Self::Unnamed {
-            file,
-            path: path.to_owned(),
-        })
-    }
-
-    fn named(path: &Path) -> io::Result<Self> {
-        let temporary = temporary(path);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        Ok(Self::Named {
-            file,
-            path: path.to_owned(),
-            temporary,
-        })
-    }
-
-    fn in_place(path: &Path, request: &agent::WriteFile) -> io::Result<Self> {
-        let kind = fs::metadata(path)?.file_type();
-        if kind.is_fifo() || kind.is_socket() {
-            let why = "is a FIFO or a socket, not a file";
-            return Err(io::Error::new(ErrorKind::InvalidInput, why));
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .append(request.append)
-            .truncate(kind.is_file() && !request.append && request.offset == 0)
-            .custom_flags(libc::O_NOCTTY)
-            .open(path)?;
-        if request.offset > 0 && !request.append {
-            file.seek(SeekFrom::Start(request.offset))?;
-        }
-        Ok(Self::InPlace { file })
+        Ok(Self::Beside(new))
     }
 
     const fn file(&mut self) -> &mut File {
         match self {
-            Self::Unnamed { file, .. } | Self::Named { file, .. } | Self::InPlace { file } => file,
-        }
-    }
-
-    fn discard(&self) {
-        if let Self::Named { temporary, .. } = self {
-            let _ = fs::remove_file(temporary);
+            Self::Beside(new) => new.file(),
+            Self::InPlace(file) => file,
         }
     }
 
     /// Durable and in its place, or not at all.
-    fn finish(self, before: Option<&fs::Metadata>, request: &agent::WriteFile) -> io::Result<()> {
-        let (file, path, temporary) = match self {
-            Self::InPlace { file } => {
-                return match file.sync_all() {
-                    // Devices and /proc have nothing to be made durable.
-                    Err(e) if !is_unsyncable(&e) => Err(e),
-                    _ => Ok(()),
-                };
-            }
-            Self::Named {
-                file,
-                path,
-                temporary,
-            } => (file, path, Some(temporary)),
-            Self::Unnamed { file, path } => (file, path, None),
-        };
-        let placed = place(&file, &path, temporary.clone(), before, request);
-        if placed.is_err()
-            && let Some(temporary) = temporary
-        {
-            let _ = fs::remove_file(temporary);
-        }
-        placed
-    }
-}
-
-fn place(
-    file: &File,
-    path: &Path,
-    temporary: Option<PathBuf>,
-    before: Option<&fs::Metadata>,
-    request: &agent::WriteFile,
-) -> io::Result<()> {
-    let mode = match before {
-        Some(meta) => {
-            fchown(file, Some(meta.uid()), Some(meta.gid()))?;
-            meta.mode() & 0o7777
-        }
-        None if request.mode == 0 => 0o644,
-        None => request.mode & 0o7777,
-    };
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
-    file.sync_all()?;
-    let temporary = match temporary {
-        Some(temporary) => temporary,
-        None if before.is_none() && name_unnamed(file, path).is_ok() => {
-            return File::open(parent(path))?.sync_all();
-        }
-        None => {
-            let temporary = self::temporary(path);
-            name_unnamed(file, &temporary)?;
-            temporary
-        }
-    };
-    match fs::rename(&temporary, path) {
-        Ok(()) => {}
-        // A file that is mounted over, as /etc/resolv.conf in containers, cannot be replaced.
-        Err(e) if e.kind() == ErrorKind::ResourceBusy && before.is_some() => {
-            let mut target = OpenOptions::new().write(true).truncate(true).open(path)?;
-            io::copy(&mut File::open(&temporary)?, &mut target)?;
-            target.sync_all()?;
-            fs::remove_file(&temporary)?;
-        }
-        Err(e) => {
-            let _ = fs::remove_file(&temporary);
-            return Err(e);
+    fn finish(self, before: Option<&fs::Metadata>, mode: u32) -> io::Result<()> {
+        match self {
+            Self::Beside(new) => new.place(before, if mode == 0 { 0o644 } else { mode }),
+            Self::InPlace(file) => match file.sync_all() {
+                // Devices and /proc have nothing to be made durable.
+                Err(e) if !is_unsyncable(&e) => Err(e),
+                _ => Ok(()),
+            },
         }
     }
-    File::open(parent(path))?.sync_all()
 }
 
-fn parent(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new("/"))
-}
-
-/// A name beside the target that nobody else has. Its length does not depend on the target's,
-/// which may be as long as names can be.
-fn temporary(path: &Path) -> PathBuf {
-    parent(path).join(format!(".qx-{:016x}.tmp", random::number()))
+fn in_place(path: &Path, request: &agent::WriteFile) -> io::Result<Target> {
+    let kind = fs::metadata(path)?.file_type();
+    if kind.is_fifo() || kind.is_socket() {
+        let why = "is a FIFO or a socket, not a file";
+        return Err(io::Error::new(ErrorKind::InvalidInput, why));
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .append(request.append)
+        .truncate(kind.is_file() && !request.append && request.offset == 0)
+        .custom_flags(libc::O_NOCTTY)
+        .open(path)?;
+    if request.offset > 0 && !request.append {
+        file.seek(SeekFrom::Start(request.offset))?;
+    }
+    Ok(Target::InPlace(file))
 }
 
 /// Follows symbolic links to the file they name, which need not exist.

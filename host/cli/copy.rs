@@ -2,16 +2,16 @@
 //! than a stream's window, and a target changes in one step or not at all.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use quantix::credit::{ReceiveCredit, SendCredit};
 use quantix::error::{Code, Failure, system_text};
 use quantix::limits::CHUNK;
 use quantix::message::{Body, Stream, agent};
-use quantix::rt::random;
+use quantix::rt::replace::Replacement;
 
 use super::client::{Client, unexpected};
 use super::options::Typed;
@@ -93,7 +93,7 @@ fn fetch(typed: &Typed, vm: &str, path: &str, target: End) -> Result<u8, Trouble
         }
         End::File(target) => {
             let target = into_directory(target, path);
-            let mut file = Replacement::new(&target)?;
+            let mut file = Local::new(&target)?;
             let answer = download(&mut client, vm, path, &mut |bytes| file.write(bytes))?;
             let mode = mode(typed)?.unwrap_or(answer.mode);
             file.finish(mode)?;
@@ -235,72 +235,43 @@ fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(have)
 }
 
-/// A local file that takes its target's place when it is complete.
-struct Replacement {
-    file: File,
-    target: PathBuf,
-    /// `None`: the target is written in place, because it is a device or a pipe.
-    temporary: Option<PathBuf>,
+/// A local file that takes its target's place when it is complete, or a device or pipe that is
+/// written to as the bytes come.
+enum Local {
+    Beside(Replacement, PathBuf),
+    InPlace(File, PathBuf),
 }
 
-impl Replacement {
+impl Local {
     fn new(target: &Path) -> Result<Self, Trouble> {
-        let trouble = |e: io::Error| local("write", target, &e);
         // Through a link to the file it names.
         let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
-        if fs::metadata(&target).is_ok_and(|meta| !meta.is_file()) {
-            let file = OpenOptions::new()
-                .write(true)
-                .open(&target)
-                .map_err(trouble)?;
-            return Ok(Self {
-                file,
-                target,
-                temporary: None,
-            });
-        }
-        let name = format!(".qx-{:016x}.tmp", random::number());
-        let temporary = target.parent().unwrap_or(Path::new("")).join(name);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)
-            .map_err(trouble)?;
-        Ok(Self {
-            file,
-            target,
-            temporary: Some(temporary),
-        })
+        let opened = if fs::metadata(&target).is_ok_and(|meta| !meta.is_file()) {
+            let file = File::options().write(true).open(&target);
+            file.map(|file| Self::InPlace(file, target.clone()))
+        } else {
+            Replacement::new(&target).map(|new| Self::Beside(new, target.clone()))
+        };
+        opened.map_err(|e| local("write", &target, &e))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
-        self.file
-            .write_all(bytes)
-            .map_err(|e| local("write", &self.target, &e))
+        let (file, target) = match self {
+            Self::Beside(new, target) => (new.file(), target),
+            Self::InPlace(file, target) => (file, target),
+        };
+        file.write_all(bytes)
+            .map_err(|e| local("write", target, &e))
     }
 
-    fn finish(mut self, mode: u32) -> Result<(), Trouble> {
-        let Some(temporary) = &self.temporary else {
+    /// A new file gets the guest's permissions, without set-id bits.
+    fn finish(self, mode: u32) -> Result<(), Trouble> {
+        let Self::Beside(new, target) = self else {
             return Ok(());
         };
-        // An existing file keeps its permissions; a new one gets the guest's, without set-id bits.
-        let mode = fs::metadata(&self.target).map_or(mode & 0o777, |m| m.mode() & 0o7777);
-        self.file
-            .set_permissions(fs::Permissions::from_mode(mode))
-            .and_then(|()| self.file.sync_all())
-            .and_then(|()| fs::rename(temporary, &self.target))
-            .map_err(|e| local("write", &self.target, &e))?;
-        self.temporary = None;
-        Ok(())
-    }
-}
-
-impl Drop for Replacement {
-    fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
-            let _ = fs::remove_file(temporary);
-        }
+        let before = fs::metadata(&target).ok();
+        new.place(before.as_ref(), mode & 0o777)
+            .map_err(|e| local("write", &target, &e))
     }
 }
 

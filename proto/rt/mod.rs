@@ -3,6 +3,7 @@
 
 pub mod log;
 pub mod random;
+pub mod replace;
 pub mod signal;
 pub mod sys;
 

@@ -1,0 +1,162 @@
+//! A file that takes another's place when it is complete, and leaves nothing behind when it is not.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use super::random;
+use super::sys::fd::name_unnamed;
+
+/// New content for `target`, in a file beside it.
+#[derive(Debug)]
+pub struct Replacement {
+    file: File,
+    target: PathBuf,
+    /// Its name, which dropping it removes. `None`: it has none yet (O_TMPFILE), so that not even a
+    /// process that is killed leaves anything.
+    temporary: Option<PathBuf>,
+}
+
+impl Replacement {
+    /// An empty file in the target's directory.
+    ///
+    /// # Errors
+    /// As open(2) of a new file there.
+    pub fn new(target: &Path) -> io::Result<Self> {
+        let unnamed = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(libc::O_TMPFILE)
+            .open(parent(target))
+            // Without /proc it could not be given its name at the end.
+            .and_then(|file| fs::metadata("/proc/self/fd").map(|_| file));
+        let (file, temporary) = match unnamed {
+            Ok(file) => (file, None),
+            Err(_) => {
+                let name = temporary(target);
+                let mut new = OpenOptions::new();
+                new.read(true).write(true).create_new(true).mode(0o600);
+                (new.open(&name)?, Some(name))
+            }
+        };
+        Ok(Self {
+            file,
+            target: target.to_owned(),
+            temporary,
+        })
+    }
+
+    /// To be written.
+    pub const fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Puts the file in its target's place, durably. A target that is there (`before`) passes its
+    /// owner and permissions on; a new one gets `mode`.
+    ///
+    /// # Errors
+    /// The target is as it was.
+    pub fn place(mut self, before: Option<&fs::Metadata>, mode: u32) -> io::Result<()> {
+        if let Some(before) = before {
+            fchown(&self.file, Some(before.uid()), Some(before.gid()))?;
+        }
+        let mode = before.map_or(mode, MetadataExt::mode) & 0o7777;
+        self.file.set_permissions(Permissions::from_mode(mode))?;
+        self.file.sync_all()?;
+        if self.temporary.is_none() {
+            let name = temporary(&self.target);
+            name_unnamed(&self.file, &name)?;
+            self.temporary = Some(name);
+        }
+        if let Some(name) = &self.temporary {
+            match fs::rename(name, &self.target) {
+                Ok(()) => self.temporary = None,
+                // A file that is mounted over, as /etc/resolv.conf in containers, cannot be replaced.
+                Err(e) if e.kind() == ErrorKind::ResourceBusy && before.is_some() => {
+                    let mut target = File::options()
+                        .write(true)
+                        .truncate(true)
+                        .open(&self.target)?;
+                    io::copy(&mut File::open(name)?, &mut target)?;
+                    return target.sync_all();
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        File::open(parent(&self.target))?.sync_all()
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if let Some(name) = &self.temporary {
+            let _ = fs::remove_file(name);
+        }
+    }
+}
+
+/// The directory that a file is in.
+pub fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        None => Path::new("/"),
+        Some(here) if here.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+    }
+}
+
+/// A name beside the target that nobody else has. Its length does not depend on the target's, which
+/// may be as long as names can be.
+fn temporary(target: &Path) -> PathBuf {
+    parent(target).join(format!(".qx-{:016x}.tmp", random::number()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("{name}-{:x}", random::number()));
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_file_changes_in_one_step_or_not_at_all() {
+        let directory = directory("qx-replace");
+        let target = directory.join("file");
+        fs::write(&target, "old").unwrap();
+        fs::set_permissions(&target, Permissions::from_mode(0o640)).unwrap();
+        let mut new = Replacement::new(&target).unwrap();
+        new.file().write_all(b"new").unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"old");
+        let before = fs::metadata(&target).unwrap();
+        new.place(Some(&before), 0o777).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        assert_eq!(fs::metadata(&target).unwrap().mode() & 0o7777, 0o640);
+
+        drop(Replacement::new(&target).unwrap());
+        Replacement::new(&directory.join("other"))
+            .unwrap()
+            .place(None, 0o600)
+            .unwrap();
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_named_file_is_removed_when_it_is_given_up() {
+        let directory = directory("qx-named");
+        let name = directory.join(".qx-1.tmp");
+        drop(Replacement {
+            file: File::create(&name).unwrap(),
+            target: directory.join("file"),
+            temporary: Some(name),
+        });
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+        fs::remove_dir_all(directory).unwrap();
+    }
+}
