@@ -151,7 +151,10 @@ impl Agent {
                     TERMINATE | RELOAD | CHILD => {
                         let at = event.token().0 - TERMINATE.0;
                         match self.signals[at].take() {
-                            Some(Signal::Terminate) => return Ok(self.stop()),
+                            Some(Signal::Terminate) => {
+                                self.stop();
+                                return Ok(());
+                            }
                             Some(Signal::Reload) => self.reload(),
                             Some(Signal::Child) => self.reap(),
                             None => {}
@@ -205,10 +208,10 @@ impl Agent {
         let mut again = self.read(now);
         self.act(now);
         loop {
-            let more = self.jobs.turn(now, &mut self.guest);
+            again |= self.jobs.turn(now, &mut self.guest);
             self.act(now);
-            if !self.write(now) {
-                again |= more && self.guest.wants_chunk();
+            let pulled = self.jobs.pull(&mut self.guest);
+            if !self.write(now) && !pulled {
                 break;
             }
         }

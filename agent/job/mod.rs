@@ -230,7 +230,7 @@ impl Jobs {
         }
     }
 
-    /// Moves bytes and answers what is done. True: there is more to do without waiting.
+    /// Moves bytes and answers what is done. True: there is more to read without another event.
     pub fn turn(&mut self, now: Time, guest: &mut Guest) -> bool {
         let mut more = false;
         for slot in &mut self.slots {
@@ -241,11 +241,11 @@ impl Jobs {
                 Turn::Done => *slot = None,
             }
         }
-        more | self.pull(guest)
+        more
     }
 
-    /// Takes one chunk from the next stream that has one.
-    fn pull(&mut self, guest: &mut Guest) -> bool {
+    /// Takes one chunk from the next stream that has one. True: it did.
+    pub fn pull(&mut self, guest: &mut Guest) -> bool {
         if !guest.wants_chunk() {
             return false;
         }

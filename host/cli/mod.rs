@@ -192,7 +192,7 @@ fn client(typed: &Typed) -> Result<Client, Trouble> {
 }
 
 /// The VM, which `--direct` leaves to be said or not, and the words behind it.
-fn vm<'a>(typed: &'a Typed, behind: usize) -> Result<(&'a str, &'a [OsString]), Trouble> {
+fn vm(typed: &Typed, behind: usize) -> Result<(&str, &[OsString]), Trouble> {
     let words = &typed.words;
     let direct = typed.has("direct");
     let name = match words.len() {

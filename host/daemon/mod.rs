@@ -287,7 +287,7 @@ impl Daemon {
             self.settle(now, key);
             if self.vms.get(&key).is_some_and(Vm::is_absent) {
                 self.log.info(format_args!("{name}: socket gone"));
-                self.fail_calls_of(now, key);
+                self.fail_calls_of(key);
                 self.vms.remove(&key);
                 self.names.remove(&name);
                 self.deadlines.set(key, None);
@@ -351,6 +351,11 @@ impl Daemon {
     fn on_vm_event(&mut self, now: Time, key: VmKey, event: Event) {
         match event {
             Event::Opened(_) => {
+                if let Some(vm) = self.vms.get(&key).filter(|vm| vm.rebooted) {
+                    let name = &vm.name;
+                    self.log
+                        .info(format_args!("{name}: the guest has booted anew"));
+                }
                 for call in self.calls_of(key) {
                     self.ask_pending(now, call);
                 }
@@ -628,7 +633,7 @@ impl Daemon {
     }
 
     /// The VM is gone, and so is what was asked of it.
-    fn fail_calls_of(&mut self, _now: Time, key: VmKey) {
+    fn fail_calls_of(&mut self, key: VmKey) {
         for call in self.calls_of(key) {
             let why = "the VM's socket is gone: the VM was stopped";
             self.fail(call, &Failure::new(Code::Disconnected, why));

@@ -33,6 +33,8 @@ pub struct Vm {
     skew_ms: i64,
     pub telemetry: Option<(Telemetry, Time)>,
     coalesced: u64,
+    /// The last session is of another boot than the one before.
+    pub rebooted: bool,
 }
 
 #[derive(Debug)]
@@ -44,6 +46,14 @@ enum Link {
         readable: bool,
         writable: bool,
     },
+}
+
+impl Link {
+    fn down(why: &str) -> Self {
+        Self::Down {
+            why: why.to_owned(),
+        }
+    }
 }
 
 /// The state as people see it, with its time.
@@ -63,7 +73,7 @@ impl Vm {
             socket,
             host,
             token,
-            link: Link::Down { why: String::new() },
+            link: Link::down(""),
             shown: Shown {
                 phase: Phase::Connecting,
                 since: now,
@@ -75,19 +85,20 @@ impl Vm {
             skew_ms: 0,
             telemetry: None,
             coalesced: 0,
+            rebooted: false,
         }
     }
 
     /// Another socket has taken the place of this VM's: it was started again.
     pub fn on_new_socket(&mut self, socket: Socket, now: Time) {
         self.socket = socket;
-        self.link = Link::Down { why: String::new() };
+        self.link = Link::down("");
         self.host.handle_socket(now);
     }
 
     /// The socket is gone.
     pub fn on_socket_gone(&mut self) {
-        self.link = Link::Down { why: String::new() };
+        self.link = Link::down("");
         self.host.handle_socket_gone();
     }
 
@@ -149,8 +160,8 @@ impl Vm {
         }
     }
 
-    /// Writes what the socket takes.
-    fn write(&mut self, now: Time) {
+    /// Writes what the socket takes. True: the connection has ended over it.
+    fn write(&mut self, now: Time) -> bool {
         while let Link::Up {
             stream,
             writable: writable @ true,
@@ -162,9 +173,13 @@ impl Vm {
                 Ok(n) => self.host.on_written(n),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => *writable = false,
-                Err(e) => return self.down(now, &system_text(&e)),
+                Err(e) => {
+                    self.down(now, &system_text(&e));
+                    return true;
+                }
             }
         }
+        false
     }
 
     /// Brings everything into line with the channel's state: the connection, what is written, and
@@ -172,36 +187,18 @@ impl Vm {
     pub fn settle(&mut self, now: Time, registry: &Registry) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
-            while let Some(event) = self.host.poll_event() {
-                match event {
-                    Event::Connect => self.connect(now, registry),
-                    Event::Close(why) => {
-                        self.link = Link::Down {
-                            why: why.to_owned(),
-                        }
-                    }
-                    other => {
-                        self.note(now, &other);
-                        events.push(other);
-                    }
-                }
-            }
-            self.write(now);
             match self.host.poll_event() {
                 Some(Event::Connect) => self.connect(now, registry),
-                Some(Event::Close(why)) => {
-                    self.link = Link::Down {
-                        why: why.to_owned(),
-                    }
+                Some(Event::Close(why)) => self.link = Link::down(why),
+                Some(event) => {
+                    self.note(now, &event);
+                    events.push(event);
                 }
-                Some(other) => {
-                    self.note(now, &other);
-                    events.push(other);
-                }
-                None => break,
+                // A write may find that the connection has ended.
+                None if self.write(now) => {}
+                None => return events,
             }
         }
-        events
     }
 
     /// Whether what people are shown has changed: what it was, what it is.
@@ -243,15 +240,16 @@ impl Vm {
     }
 
     fn down(&mut self, now: Time, why: &str) {
-        self.link = Link::Down {
-            why: why.to_owned(),
-        };
+        self.link = Link::down(why);
         self.host.handle_disconnected(now);
     }
 
     fn note(&mut self, now: Time, event: &Event) {
         match event {
-            Event::Opened(pong) => self.pong = Some(pong.clone()),
+            Event::Opened(pong) => {
+                let before = self.pong.replace(pong.clone());
+                self.rebooted = before.is_some_and(|before| before.boot_id != pong.boot_id);
+            }
             Event::Pong {
                 round_trip, pong, ..
             } => {

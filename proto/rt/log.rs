@@ -130,8 +130,8 @@ impl Log {
             let _ = write!(self.line, " ({} lines dropped before)", self.dropped);
         }
         let written = match self.target {
-            Target::Syslog => self.to_syslog(level) || self.to_stderr(level),
-            Target::Stderr => self.to_stderr(level),
+            Target::Syslog => self.write_syslog(level) || self.write_stderr(level),
+            Target::Stderr => self.write_stderr(level),
         };
         if written {
             self.dropped = 0;
@@ -140,7 +140,7 @@ impl Log {
         }
     }
 
-    fn to_syslog(&mut self, level: Level) -> bool {
+    fn write_syslog(&mut self, level: Level) -> bool {
         if self.syslog.is_none() {
             self.syslog = connect(self.name);
         }
@@ -163,7 +163,7 @@ impl Log {
         }
     }
 
-    fn to_stderr(&mut self, level: Level) -> bool {
+    fn write_stderr(&mut self, level: Level) -> bool {
         let stderr = std::io::stderr();
         if !is_writable_now(&stderr) {
             return false;

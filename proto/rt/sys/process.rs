@@ -60,7 +60,8 @@ impl Signal {
 
 /// Runs `work` in a child and ends the child with the status that it returns.
 ///
-/// The child leads a session of its own, has default signal dispositions and an empty signal mask,
+/// The child leads a session of its own, has default signal dispositions (SIGPIPE is ignored, as in
+/// every Rust program) and an empty signal mask,
 /// and of this process's descriptors only 0, 1, 2 and those in `keep`: a child that hangs on a sick
 /// disk must not hold the port open.
 ///
@@ -183,7 +184,9 @@ pub fn set_umask(mask: u32) -> u32 {
 fn become_worker(keep: &[RawFd]) -> io::Result<()> {
     // SAFETY: setsid touches no memory. A freshly forked child leads no group, so it succeeds.
     check(unsafe { libc::setsid() })?;
-    for signal in 1..=31 {
+    // SIGPIPE stays ignored: a worker whose reader is gone has something to clean up. What a worker
+    // turns into by exec gets the default from the standard library.
+    for signal in (1..=31).filter(|signal| *signal != libc::SIGPIPE) {
         // SAFETY: SIG_DFL is a valid disposition; KILL and STOP answer EINVAL, which is ignored.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
