@@ -52,11 +52,11 @@ pub fn bytes(count: u64) -> String {
         unit += 1;
     }
     let whole = count / scale;
-    let tenth = (count % scale) as f64 / scale as f64;
+    let tenth = u128::from(count % scale) * 10 / u128::from(scale);
     let name = UNITS.get(unit).copied().unwrap_or_default();
     match (unit, whole) {
         (0, _) => format!("{whole} {name}"),
-        (_, 0..=99) => format!("{:.1} {name}", whole as f64 + (tenth * 10.0).floor() / 10.0),
+        (_, 0..=99) => format!("{whole}.{tenth} {name}"),
         _ => format!("{whole} {name}"),
     }
 }
