@@ -11,7 +11,7 @@ use quantix::error::{Code, Failure};
 use quantix::guest::{Event, Guest, Identity, Moment};
 use quantix::ids::MessageId;
 use quantix::message::{Body, agent};
-use quantix::rt::log::Log;
+use quantix::rt::log::{DropLog, Log};
 use quantix::rt::signal::{Signal, Signals};
 use quantix::rt::sys::{process, uevent::Uevents};
 use quantix::rt::{clock, random};
@@ -56,15 +56,7 @@ pub struct Agent {
     report_at: Option<Time>,
     /// A report waits for the disks.
     reporting: bool,
-    seen: Seen,
-}
-
-/// Counts as they were when they were last logged.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Seen {
-    stale: u64,
-    bad: u64,
-    garbage: u64,
+    drops: DropLog,
 }
 
 impl Agent {
@@ -113,7 +105,7 @@ impl Agent {
             ready: os::ready(quantix::VERSION, &CAPABILITIES),
             report_at: None,
             reporting: false,
-            seen: Seen::default(),
+            drops: DropLog::default(),
         })
     }
 
@@ -215,7 +207,9 @@ impl Agent {
                 break;
             }
         }
-        self.log_drops();
+        if let Some(line) = self.drops.news(now, self.guest.counters()) {
+            self.log.warning(format_args!("{line}"));
+        }
         again
     }
 
@@ -395,27 +389,6 @@ impl Agent {
         self.guest.close("the agent is stopping");
         self.act(now);
         self.write(now);
-    }
-
-    /// Says what was dropped, once it has grown; the log has its own rate.
-    fn log_drops(&mut self) {
-        let counters = self.guest.counters();
-        let seen = Seen {
-            stale: counters.stale_frames,
-            bad: counters.bad_frames,
-            garbage: counters.garbage_bytes,
-        };
-        if seen != self.seen {
-            self.seen = seen;
-            let Seen {
-                stale,
-                bad,
-                garbage,
-            } = seen;
-            self.log.warning(format_args!(
-                "dropped so far: {stale} stale frames, {bad} bad frames, {garbage} bytes of garbage"
-            ));
-        }
     }
 }
 

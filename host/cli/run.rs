@@ -16,7 +16,12 @@ use crate::daemon::SUFFIX;
 /// `qx-node vms`
 pub fn vms(typed: &Typed) -> Result<u8, Trouble> {
     no_words(typed)?;
-    let list = list(&mut client(typed)?)?;
+    let mut client = client(typed)?;
+    if typed.has("direct") {
+        // The private daemon has only just begun to connect; whether that works is what is shown.
+        let _ = ping_once(&mut client, "");
+    }
+    let list = list(&mut client)?;
     if typed.has("json") {
         let all = list.iter().map(report::vm_json).collect();
         return print_json(&serde_json::Value::Array(all));

@@ -342,6 +342,9 @@ impl Daemon {
                 _ => self.log.info(line),
             }
         }
+        if let Some(line) = vm.drops.news(now, vm.host.counters()) {
+            self.log.warning(format_args!("{}: {line}", vm.name));
+        }
         self.deadlines.set(key, vm.host.poll_timeout());
         if vm.is_readable() {
             self.ready_vms.insert(key);
@@ -361,6 +364,10 @@ impl Daemon {
                 }
             }
             Event::Lost { reason, kept } => {
+                if let Some(vm) = self.vms.get(&key) {
+                    self.log
+                        .info(format_args!("{}: session lost: {reason}", vm.name));
+                }
                 for call in self.calls_of(key) {
                     self.on_session_lost(call, &reason, &kept);
                 }
@@ -452,7 +459,7 @@ impl Daemon {
             let list = node_message::Body::VmList(node::VmList { vms });
             return self.send(client, request.id, &request.vm, list);
         }
-        let Some(&key) = self.names.get(&request.vm) else {
+        let Some(key) = self.find(&request.vm) else {
             return self.refuse(client, &request, &self.no_such_vm(&request.vm));
         };
         if self.broker.count(|call| call.client == client) >= MAX_CLIENT_REQUESTS {
@@ -682,6 +689,13 @@ impl Daemon {
 
     fn calls_of(&self, key: VmKey) -> Vec<CallKey> {
         self.broker.select(|call| call.vm == key)
+    }
+
+    /// The VM with this name; a private daemon has only one, whatever it is called.
+    fn find(&self, name: &str) -> Option<VmKey> {
+        let named = self.names.get(name);
+        let only = || self.names.values().next().filter(|_| self.private);
+        named.or_else(only).copied()
     }
 
     fn no_such_vm(&self, name: &str) -> Failure {

@@ -8,6 +8,7 @@ use quantix::error::system_text;
 use quantix::host::{Event, Host, Phase};
 use quantix::message::agent::{AgentReady, Pong, Telemetry, Timestamp};
 use quantix::message::node;
+use quantix::rt::log::DropLog;
 use quantix::rt::sys::fd::unread_by_peer;
 use quantix::rt::{clock, random};
 use quantix::time::Time;
@@ -35,6 +36,7 @@ pub struct Vm {
     coalesced: u64,
     /// The last session is of another boot than the one before.
     pub rebooted: bool,
+    pub drops: DropLog,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,7 @@ impl Vm {
             telemetry: None,
             coalesced: 0,
             rebooted: false,
+            drops: DropLog::default(),
         }
     }
 

@@ -13,6 +13,7 @@ use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
 
 use super::clock;
 use super::sys::fd::is_writable_now;
+use crate::endpoint::Counters;
 use crate::time::Time;
 
 /// How much a line matters. Smaller is worse; the numbers are syslog's (RFC 3164).
@@ -197,6 +198,35 @@ impl fmt::Debug for Log {
     }
 }
 
+/// When to say what a channel has dropped: not for every frame of a flood.
+#[derive(Debug, Default)]
+pub struct DropLog {
+    /// Stale frames, bad frames and bytes of garbage, as they were last said.
+    said: (u64, u64, u64),
+    at: Option<Time>,
+}
+
+impl DropLog {
+    /// A line, if more has been dropped and the last line is old enough.
+    pub fn news(&mut self, now: Time, counters: &Counters) -> Option<String> {
+        let seen = (
+            counters.stale_frames,
+            counters.bad_frames,
+            counters.garbage_bytes,
+        );
+        let early = self.at.is_some_and(|at| now.since(at) < DROPS_EVERY);
+        if seen == self.said || early {
+            return None;
+        }
+        self.said = seen;
+        self.at = Some(now);
+        let (stale, bad, garbage) = seen;
+        Some(format!(
+            "dropped so far: {stale} stale frames, {bad} bad frames, {garbage} bytes of garbage"
+        ))
+    }
+}
+
 fn connect(name: &str) -> Option<Logger<LoggerBackend, Formatter3164>> {
     let socket = UnixDatagram::unbound().ok()?;
     socket.set_nonblocking(true).ok()?;
@@ -232,6 +262,9 @@ impl fmt::Write for Escaped<'_> {
 /// Bytes; RFC 3164 allows 1024 with the header.
 const MAX_LINE: usize = 900;
 
+/// Between two lines on what was dropped.
+const DROPS_EVERY: Duration = Duration::from_secs(10);
+
 /// Lines that may come at once, and the pause after which one more may.
 const BURST: u64 = 40;
 const REFILL: Duration = Duration::from_millis(500);
@@ -246,6 +279,20 @@ mod tests {
         let _ = write!(Escaped(&mut line), "a\n\x1b[31m{}", "x".repeat(5000));
         assert!(line.starts_with("a\\x0a\\x1b[31mxxx"));
         assert!(line.len() <= MAX_LINE);
+    }
+
+    #[test]
+    fn a_flood_of_garbage_is_one_line_in_ten_seconds() {
+        let at = |seconds: u64| Time::from_micros(seconds * 1_000_000);
+        let mut drops = DropLog::default();
+        let mut counters = Counters::default();
+        assert_eq!(drops.news(at(1), &counters), None);
+        let mut lines = 0;
+        for second in 1..31 {
+            counters.garbage_bytes += 1000;
+            lines += usize::from(drops.news(at(second), &counters).is_some());
+        }
+        assert_eq!(lines, 3);
     }
 
     #[test]
