@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use quantix::error::{Code, Failure, system_text};
 use quantix::message::node::{NodeMessage, node_message};
 use quantix::message::{Body, message};
 use quantix::rt::log::{Level, Log, Target};
-use quantix::rt::sys::process;
+use quantix::rt::sys::process::{self, Pid};
 
 use super::Trouble;
 use crate::daemon::{Daemon, Source};
@@ -21,6 +22,17 @@ pub struct Client {
     stream: UnixStream,
     inbox: Inbox,
     last_id: u64,
+    /// Our own daemon, which ends with this connection.
+    child: Option<Pid>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(child) = self.child {
+            let _ = self.stream.shutdown(Shutdown::Both);
+            let _ = process::wait(child);
+        }
+    }
 }
 
 impl Client {
@@ -37,7 +49,7 @@ impl Client {
                 system_text(&e)
             ))
         })?;
-        Ok(Self::new(stream))
+        Ok(Self::new(stream, None))
     }
 
     /// Starts a daemon of our own for one agent socket. It ends with this connection.
@@ -49,7 +61,7 @@ impl Client {
         })?;
         let (ours, theirs) = UnixStream::pair().map_err(trouble)?;
         let theirs = File::from(OwnedFd::from(theirs));
-        process::spawn(&[&theirs], || {
+        let child = process::spawn(&[&theirs], || {
             i32::from(
                 theirs
                     .try_clone()
@@ -58,14 +70,15 @@ impl Client {
             )
         })
         .map_err(trouble)?;
-        Ok(Self::new(ours))
+        Ok(Self::new(ours, Some(child)))
     }
 
-    fn new(stream: UnixStream) -> Self {
+    fn new(stream: UnixStream, child: Option<Pid>) -> Self {
         Self {
             stream,
             inbox: Inbox::default(),
             last_id: 0,
+            child,
         }
     }
 
