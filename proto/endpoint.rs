@@ -212,6 +212,12 @@ impl Endpoint {
         self.session = None;
     }
 
+    /// Drops what was begun or waits to be written outside any session.
+    pub fn discard_unwritten(&mut self) {
+        self.urgent.clear();
+        self.discard_out();
+    }
+
     /// Forgets the connection: nothing of it can come or go any more.
     pub fn reset_connection(&mut self) {
         self.decoder = Decoder::new();

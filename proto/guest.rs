@@ -135,6 +135,8 @@ impl Guest {
     /// The port says that no host is connected: `read` returned 0 or the port is gone.
     pub fn handle_host_gone(&mut self) {
         self.fall_silent("the host has disconnected");
+        // What the end of a session left to be written was for the host that has gone.
+        self.endpoint.discard_unwritten();
     }
 
     /// The port was closed and opened again: nothing of the old stream is left.
@@ -357,6 +359,8 @@ impl Guest {
             self.clean = self.endpoint.end_session();
             self.state = State::Silent;
             self.endpoint.outbox().clear();
+            // What was not yet acted on never will be: its answer would go into the next session.
+            self.events.clear();
             self.events.push_back(Event::Ended(why));
         }
     }

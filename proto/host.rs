@@ -206,7 +206,9 @@ impl Host {
 
     /// The connection that was asked for could not be made.
     pub fn handle_connect_failed(&mut self, now: Time) {
-        self.retry_later(now);
+        if matches!(self.state, State::Connecting) {
+            self.retry_later(now);
+        }
     }
 
     /// The connection has ended.
@@ -310,7 +312,10 @@ impl Host {
     /// Sends a Ping of its own; its sequence comes back in [`Event::Pong`]. `None`: no session.
     pub fn ping(&mut self, now: Time) -> Option<u64> {
         self.is_open().then(|| {
-            self.send_ping(now);
+            // A socket that takes nothing is not filled with Pings: the newest that waits will do.
+            if self.pings.len() < MAX_PINGS {
+                self.send_ping(now);
+            }
             self.sequence
         })
     }
@@ -482,9 +487,10 @@ impl Host {
             return;
         }
         let end = ping.end;
-        // Only the Ping that went right in front of them proves that they were dropped unread: the
-        // guest that answers a later one may be the next after the one that acted on them.
-        if self.guard == Some(pong.sequence) {
+        self.forget_pings(pong.sequence);
+        // Whoever answers this Ping had not yet read what is behind it, and drops it. The answer to
+        // a later one proves nothing: that guest may be the next after the one that acted on them.
+        if self.guard.is_some_and(|guard| pong.sequence <= guard) {
             self.endpoint.put_back_guarded();
         }
         self.lose("the guest opened another session: its agent or the guest was restarted");
@@ -533,6 +539,7 @@ impl Host {
             self.guard = None;
             self.endpoint.unguard();
         }
+        self.forget_pings(pong.sequence);
         let answered_all = self
             .pings
             .back()
@@ -547,6 +554,11 @@ impl Host {
             round_trip: now.since(at),
             pong,
         });
+    }
+
+    /// This one is answered, and answers come in order: none before it can be meant any more.
+    fn forget_pings(&mut self, answered: u64) {
+        self.pings.retain(|ping| ping.sequence > answered);
     }
 
     /// Ends the session if one is open, and tells what became of its requests.
@@ -590,5 +602,5 @@ const RENEW_PAUSE: Duration = Duration::from_millis(50);
 /// A session whose Ping has waited this long is shown as stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
 
-/// Pings remembered for their time and place.
+/// Unanswered Pings remembered for their time and place.
 const MAX_PINGS: usize = 16;
