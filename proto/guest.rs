@@ -224,11 +224,17 @@ impl Guest {
     }
 
     /// Sends the next chunk of a request's stream. At most [`CHUNK`](crate::limits::CHUNK) bytes.
-    pub fn send_chunk(&mut self, id: &MessageId, chunk: agent::StreamChunk) {
+    /// Gives the chunk back, so that its memory serves for the next.
+    pub fn send_chunk(&mut self, id: &MessageId, chunk: agent::StreamChunk) -> agent::StreamChunk {
+        let message = message(id.as_str(), Body::StreamChunk(chunk));
         if self.is_open()
-            && let Ok(body) = encode(&message(id.as_str(), Body::StreamChunk(chunk)))
+            && let Ok(body) = encode(&message)
         {
             self.endpoint.outbox().push_chunk(id, body);
+        }
+        match message.body {
+            Some(Body::StreamChunk(chunk)) => chunk,
+            _ => agent::StreamChunk::default(),
         }
     }
 

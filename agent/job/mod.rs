@@ -19,7 +19,6 @@ use prost::Message;
 use quantix::error::{Code, Failure};
 use quantix::guest::Guest;
 use quantix::ids::MessageId;
-use quantix::limits::CHUNK;
 use quantix::message::{AgentMessage, Body, agent, message};
 use quantix::rt::sys::process::{self, Ended, Pid, Signal};
 use quantix::time::{Time, earliest};
@@ -255,7 +254,6 @@ impl Jobs {
                 && let Work::Read(read) = &mut job.work
                 && matches!(job.life, Life::Running | Life::Ended { why: None, .. })
             {
-                self.buffer.resize(CHUNK, 0);
                 if read.pull(&job.id, guest, &mut self.buffer) {
                     self.next = at + 1;
                     return true;

@@ -12,7 +12,7 @@ use quantix::guest::Guest;
 use quantix::ids::MessageId;
 use quantix::limits::CHUNK;
 use quantix::message::{AgentMessage, Body, Stream, agent};
-use quantix::rt::sys::fd::{grow_pipe, pipe};
+use quantix::rt::sys::fd::{grow_pipe, pipe, send_file};
 use quantix::rt::sys::process::{self, Pid};
 
 use super::pipe::{Got, Inlet};
@@ -80,24 +80,25 @@ impl Read {
     }
 
     /// Sends a chunk if there is one and the host takes it. True: it did.
-    pub fn pull(&mut self, id: &MessageId, guest: &mut Guest, buffer: &mut [u8]) -> bool {
+    pub fn pull(&mut self, id: &MessageId, guest: &mut Guest, buffer: &mut Vec<u8>) -> bool {
         let room = usize::try_from(self.credit.available()).unwrap_or(self.chunk);
-        let room = room.min(self.chunk).min(buffer.len());
+        let room = room.min(self.chunk);
         if !self.data.is_ready() || room == 0 {
             return false;
         }
-        let Got::Bytes(n) = self.data.read(&mut buffer[..room]) else {
+        buffer.resize(room, 0);
+        let Got::Bytes(n) = self.data.read(buffer) else {
             return false;
         };
-        guest.send_chunk(
-            id,
-            agent::StreamChunk {
-                stream: Stream::Data.into(),
-                offset: self.credit.spend(n),
-                data: buffer[..n].to_vec(),
-                eof: false,
-            },
-        );
+        buffer.truncate(n);
+        // The bytes go in and come back: one buffer serves all chunks.
+        let chunk = agent::StreamChunk {
+            stream: Stream::Data.into(),
+            offset: self.credit.spend(n),
+            data: std::mem::take(buffer),
+            eof: false,
+        };
+        *buffer = guest.send_chunk(id, chunk).data;
         true
     }
 
@@ -134,11 +135,16 @@ fn read_file(request: &agent::ReadFile, mut data: &File) -> Result<AgentMessage,
     } else {
         request.length
     };
-    let sent = match io::copy(&mut (&file).take(length), &mut data) {
-        Ok(sent) => sent,
+    let sent = match send_file(&file, data, length) {
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+            io::copy(&mut (&file).take(length), &mut data)
+        }
+        sent => sent,
+    };
+    let sent = match sent {
         // The loop has closed its end: nobody wants the rest.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => 0,
-        Err(e) => return Err(Failure::system("read", path, &e)),
+        sent => sent.map_err(system("read"))?,
     };
     let end = request.offset.saturating_add(sent);
     Ok(quantix::message::message(
