@@ -56,6 +56,8 @@ pub struct Agent {
     report_at: Option<Time>,
     /// A report waits for the disks.
     reporting: bool,
+    /// SIGTERM has come.
+    stopping: bool,
     drops: DropLog,
 }
 
@@ -81,7 +83,10 @@ impl Agent {
             let fd = uevents.as_raw_fd();
             registry.register(&mut SourceFd(&fd), UEVENTS, Interest::READABLE)?;
         }
-        let (config, faults) = load(&options)?;
+        let (config, faults) = load(&options).map_err(|e| {
+            let path = config_path(&options);
+            io::Error::other(Failure::system("read", &path.to_string_lossy(), &e).message)
+        })?;
         let mut log = Log::new("quantix-kvm-agent", options.log, config.log_level);
         for fault in faults {
             log.warning(format_args!("configuration: {fault}"));
@@ -105,6 +110,7 @@ impl Agent {
             ready: os::ready(quantix::VERSION, &CAPABILITIES),
             report_at: None,
             reporting: false,
+            stopping: false,
             drops: DropLog::default(),
         })
     }
@@ -143,10 +149,9 @@ impl Agent {
                     TERMINATE | RELOAD | CHILD => {
                         let at = event.token().0 - TERMINATE.0;
                         match self.signals[at].take() {
-                            Some(Signal::Terminate) => {
-                                self.stop();
-                                return Ok(());
-                            }
+                            // A second one does not wait for commands that do not end.
+                            Some(Signal::Terminate) if self.stopping => return Ok(()),
+                            Some(Signal::Terminate) => self.stop(now),
                             Some(Signal::Reload) => self.reload(),
                             Some(Signal::Child) => self.reap(),
                             None => {}
@@ -157,6 +162,9 @@ impl Agent {
             }
             self.on_timeouts(now);
             again = self.turn(now);
+            if self.stopping && self.jobs.is_empty() {
+                return Ok(());
+            }
         }
     }
 
@@ -282,6 +290,9 @@ impl Agent {
     }
 
     fn on_opened(&mut self, now: Time) {
+        if self.stopping {
+            return self.guest.close("the agent is stopping");
+        }
         self.log.info(format_args!("session opened by the host"));
         self.refresh_ready();
         self.guest.announce(self.ready.clone());
@@ -382,10 +393,10 @@ impl Agent {
             .unwrap_or(self.config.telemetry_interval)
     }
 
-    /// Tells the host, hangs up what was waited for, and ends.
-    fn stop(&mut self) {
-        let now = clock::now();
+    /// Tells the host and hangs up what is waited for; when that is gone the agent ends.
+    fn stop(&mut self, now: Time) {
         self.log.info(format_args!("stopping"));
+        self.stopping = true;
         self.guest.close("the agent is stopping");
         self.act(now);
         self.write(now);

@@ -17,6 +17,7 @@ use crate::limits::{
 };
 use crate::message::{AgentMessage, Body, agent, encode, message};
 use crate::outbox::{About, Full};
+use crate::pings::{Pings, SentPing};
 use crate::time::Time;
 use crate::window::Side;
 
@@ -74,7 +75,7 @@ pub struct Host {
     events: VecDeque<Event>,
     sequence: u64,
     /// Pings of the present nonce, oldest first.
-    pings: VecDeque<SentPing>,
+    pings: Pings,
     /// The first Ping behind which requests are guarded.
     guard: Option<u64>,
     last_valid: Option<Time>,
@@ -113,14 +114,6 @@ enum Probe {
     },
 }
 
-#[derive(Debug)]
-struct SentPing {
-    sequence: u64,
-    at: Time,
-    /// The connection's byte count at its end.
-    end: u64,
-}
-
 impl Host {
     /// A VM whose socket has not been seen yet.
     pub fn new() -> Self {
@@ -129,7 +122,7 @@ impl Host {
             state: State::Absent,
             events: VecDeque::new(),
             sequence: 0,
-            pings: VecDeque::new(),
+            pings: Pings::default(),
             guard: None,
             last_valid: None,
             renewed: None,
@@ -313,7 +306,7 @@ impl Host {
     pub fn ping(&mut self, now: Time) -> Option<u64> {
         self.is_open().then(|| {
             // A socket that takes nothing is not filled with Pings: the newest that waits will do.
-            if self.pings.len() < MAX_PINGS {
+            if !self.pings.is_full() {
                 self.send_ping(now);
             }
             self.sequence
@@ -419,10 +412,7 @@ impl Host {
                 nonce: nonce.bytes().to_vec(),
             }),
         ));
-        if self.pings.len() == MAX_PINGS {
-            self.pings.pop_front();
-        }
-        self.pings.push_back(SentPing {
+        self.pings.push(SentPing {
             sequence: self.sequence,
             at: now,
             end: self.endpoint.queued(),
@@ -480,14 +470,12 @@ impl Host {
         let (Some(nonce), Some(session)) = (self.nonce(), SessionId::parse(pong.session)) else {
             return;
         };
-        let Some(ping) = self.pings.iter().find(|p| p.sequence == pong.sequence) else {
-            return;
-        };
         if nonce.bytes()[..] != pong.nonce[..] || self.endpoint.session() == Some(session) {
             return;
         }
-        let end = ping.end;
-        self.forget_pings(pong.sequence);
+        let Some(ping) = self.pings.take(pong.sequence) else {
+            return;
+        };
         // Whoever answers this Ping had not yet read what is behind it, and drops it. The answer to
         // a later one proves nothing: that guest may be the next after the one that acted on them.
         if self.guard.is_some_and(|guard| pong.sequence <= guard) {
@@ -496,7 +484,7 @@ impl Host {
         self.lose("the guest opened another session: its agent or the guest was restarted");
         self.on_valid(now);
         self.backoff = BACKOFF_MIN;
-        self.endpoint.open_at(session, end);
+        self.endpoint.open_at(session, ping.end);
         self.endpoint.push_first_acknowledgement();
         self.state = State::Ready {
             nonce,
@@ -527,38 +515,25 @@ impl Host {
     }
 
     fn on_keep_alive_pong(&mut self, now: Time, pong: agent::Pong) {
-        let Some(at) = self
-            .pings
-            .iter()
-            .find(|p| p.sequence == pong.sequence)
-            .map(|p| p.at)
-        else {
+        let Some(ping) = self.pings.take(pong.sequence) else {
             return;
         };
         if self.guard.is_some_and(|guard| guard <= pong.sequence) {
             self.guard = None;
             self.endpoint.unguard();
         }
-        self.forget_pings(pong.sequence);
-        let answered_all = self
-            .pings
-            .back()
-            .is_none_or(|newest| newest.sequence <= pong.sequence);
-        if answered_all && let Some(probe) = self.probe_mut() {
+        if self.pings.is_empty()
+            && let Some(probe) = self.probe_mut()
+        {
             *probe = Probe::Quiet {
                 next: now + KEEP_ALIVE,
             };
         }
         self.events.push_back(Event::Pong {
             sequence: pong.sequence,
-            round_trip: now.since(at),
+            round_trip: now.since(ping.at),
             pong,
         });
-    }
-
-    /// This one is answered, and answers come in order: none before it can be meant any more.
-    fn forget_pings(&mut self, answered: u64) {
-        self.pings.retain(|ping| ping.sequence > answered);
     }
 
     /// Ends the session if one is open, and tells what became of its requests.
@@ -601,6 +576,3 @@ const RENEW_PAUSE: Duration = Duration::from_millis(50);
 
 /// A session whose Ping has waited this long is shown as stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
-
-/// Unanswered Pings remembered for their time and place.
-const MAX_PINGS: usize = 16;

@@ -19,6 +19,7 @@ pub mod ids;
 pub mod limits;
 pub mod message;
 pub mod outbox;
+pub mod pings;
 pub mod time;
 pub mod window;
 

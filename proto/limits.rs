@@ -84,9 +84,12 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Without a Ping for this long the guest ends the session and falls silent.
 pub const HOST_SILENT: Duration = Duration::from_secs(30);
 
+/// Unanswered Pings of a host; for one more it waits for the answer to the newest, which answers all.
+pub const MAX_PINGS: usize = 16;
+
 /// Pongs and acknowledgements that wait in a guest at once; a Ping over that is not answered, the
-/// next one is.
-pub const MAX_PONGS: usize = 8;
+/// next one is. Enough for all that a host asks.
+pub const MAX_PONGS: usize = 2 * MAX_PINGS;
 
 // No legal header begins with an idle byte, and no header made of idle bytes alone is legal.
 const _: () = assert!(MAX_FRAME < (IDLE as usize) << 24);

@@ -253,15 +253,19 @@ impl Jobs {
             if let Some(Some(job)) = self.slots.get_mut(at)
                 && let Work::Read(read) = &mut job.work
                 && matches!(job.life, Life::Running | Life::Ended { why: None, .. })
+                && read.pull(&job.id, guest, &mut self.buffer)
             {
-                if read.pull(&job.id, guest, &mut self.buffer) {
-                    self.next = at + 1;
-                    return true;
-                }
+                self.next = at + 1;
+                return true;
             }
         }
         self.buffer = Vec::new();
         false
+    }
+
+    /// No request is being worked on.
+    pub fn is_empty(&self) -> bool {
+        self.slots.iter().all(Option::is_none)
     }
 
     fn find(&mut self, id: &MessageId) -> Option<&mut Job> {
@@ -497,7 +501,7 @@ fn absolute(path: &str) -> Result<(), Failure> {
     let why = if path.is_empty() {
         "the path is empty".to_owned()
     } else if !path.starts_with('/') {
-        format!("{path}: not an absolute path")
+        format!("{path}: a guest's path begins with /")
     } else if path.contains('\0') {
         "the path has a NUL byte in it".to_owned()
     } else {

@@ -123,7 +123,7 @@ fn read_file(request: &agent::ReadFile, mut data: &File) -> Result<AgentMessage,
     let meta = file.metadata().map_err(system("stat"))?;
     if !meta.is_file() {
         let kind = file_type_name(meta.file_type());
-        let why = format!("read {path}: is {kind}, not a file");
+        let why = format!("read {path}: Is {kind}, not a file");
         return Err(Failure::new(Code::Invalid, why));
     }
     if request.offset > 0 {
@@ -151,7 +151,8 @@ fn read_file(request: &agent::ReadFile, mut data: &File) -> Result<AgentMessage,
         "",
         Body::ReadFileResponse(agent::ReadFileResponse {
             success: true,
-            eof: sent < length || end >= meta.len(),
+            // Files under /proc have no size.
+            eof: sent < length || (meta.len() > 0 && end >= meta.len()),
             total_size: meta.len(),
             offset: end,
             mode: meta.mode() & 0o7777,

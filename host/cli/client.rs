@@ -40,12 +40,12 @@ impl Client {
     pub fn connect(control: &Path) -> Result<Self, Trouble> {
         let stream = UnixStream::connect(control).map_err(|e| {
             let next = match e.kind() {
-                ErrorKind::PermissionDenied => "only root may",
-                _ => "is it running? start it with `qx-node serve`, or use --direct SOCKET",
+                ErrorKind::PermissionDenied => "Only root may connect to it",
+                _ => "Start it with `qx-node serve`, or use --direct SOCKET",
             };
             let control = control.display();
             Trouble::NoDaemon(format!(
-                "no daemon on {control}: {}; {next}",
+                "no daemon on {control}: {}. {next}",
                 system_text(&e)
             ))
         })?;

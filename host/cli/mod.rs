@@ -156,8 +156,8 @@ fn finish(name: &str, outcome: Result<u8, Trouble>) -> ExitCode {
     };
     let next = match &trouble {
         Trouble::OutputClosed => return ExitCode::SUCCESS,
-        Trouble::Usage(_) if name == "qx-node" => "; try `qx-node help`".to_owned(),
-        Trouble::Usage(_) => format!("; try `qx-node {name} --help`"),
+        Trouble::Usage(_) if name == "qx-node" => " (try `qx-node help`)".to_owned(),
+        Trouble::Usage(_) => format!(" (try `qx-node {name} --help`)"),
         _ => String::new(),
     };
     let _ = writeln!(io::stderr(), "qx-node: {trouble}{next}");
@@ -173,7 +173,8 @@ fn print(text: &str) -> Result<u8, Trouble> {
 
 fn control(typed: &Typed) -> PathBuf {
     let named = typed.value("control").map(OsString::from);
-    let named = named.or_else(|| std::env::var_os("QX_NODE_SOCK"));
+    let set = || std::env::var_os("QX_NODE_SOCK").filter(|set| !set.is_empty());
+    let named = named.or_else(set);
     named.map_or_else(|| PathBuf::from(CONTROL), PathBuf::from)
 }
 
@@ -198,7 +199,7 @@ fn vm(typed: &Typed, behind: usize) -> Result<(&str, &[OsString]), Trouble> {
     let name = match words.len() {
         n if n == behind + 1 => words.first().map(OsString::as_os_str),
         n if n == behind && direct => None,
-        n if n <= behind => return Err(Trouble::Usage("something is missing".to_owned())),
+        n if n <= behind => return Err(Trouble::Usage(missing(typed, behind))),
         _ => {
             let extra = words[behind + 1].to_string_lossy();
             return Err(Trouble::Usage(format!("{extra} is one word too many")));
@@ -209,6 +210,14 @@ fn vm(typed: &Typed, behind: usize) -> Result<(&str, &[OsString]), Trouble> {
         Some(None) => Err(Trouble::Usage("a VM's name is valid UTF-8".to_owned())),
         Some(Some(name)) => Ok((name, rest)),
         None => Ok(("", rest)),
+    }
+}
+
+/// Which word is missing.
+fn missing(typed: &Typed, behind: usize) -> String {
+    match (typed.words.len(), behind) {
+        (0, _) => "which VM?".to_owned(),
+        _ => "which file of the guest?".to_owned(),
     }
 }
 

@@ -94,7 +94,7 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "exec",
         usage: "VM -- COMMAND [ARG...]",
-        about: "run a command; one word is a line for the guest's shell",
+        about: "run a command, its stdin /dev/null; one word is a shell line",
         options: &[
             option(
                 "user",
@@ -107,7 +107,7 @@ pub const COMMANDS: &[Command] = &[
             option(
                 "timeout",
                 "SECONDS",
-                "kill it after this long (default: never)",
+                "kill it after so many whole seconds (default: never)",
             ),
             flag("detach", None, "do not wait for it: print its process id"),
             JSON,
@@ -236,8 +236,10 @@ pub fn parse(
         };
         let Some(option) = found else {
             let mut why = arg.unexpected().to_string();
-            if command.name == "exec" {
-                why += "; put -- in front of the command";
+            match command.name {
+                "exec" => why += "; put -- in front of the command",
+                "cp" => why += "; only single files are copied, pack a directory with tar",
+                _ => {}
             }
             return Err(why);
         };

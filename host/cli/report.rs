@@ -36,7 +36,8 @@ pub fn vm_table(vms: &[Vm]) -> String {
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for vm in vms {
         let ready = vm.agent.clone().unwrap_or_default();
-        let known = vm.agent.is_some();
+        // What a guest said before its channel was lost is not shown as if it were so now.
+        let known = vm.agent.is_some() && vm.state() == VmState::Ready;
         let or_dash = |text: String| {
             if known && !text.is_empty() {
                 text
@@ -353,6 +354,9 @@ pub fn telemetry_json(name: &str, t: &Telemetry, age_ms: u64) -> Value {
 
 /// `qx-node exec --json`
 pub fn exec_json(name: &str, answer: &ExecuteResponse) -> Value {
+    if answer.pid > 0 {
+        return json!({ "vm": name, "pid": answer.pid });
+    }
     json!({
         "vm": name,
         "exit_code": answer.exit_code,
@@ -361,6 +365,5 @@ pub fn exec_json(name: &str, answer: &ExecuteResponse) -> Value {
         "truncated": answer.truncated,
         "timed_out": answer.timed_out,
         "duration_ms": answer.duration_ms,
-        "pid": answer.pid,
     })
 }

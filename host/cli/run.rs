@@ -11,7 +11,7 @@ use super::client::{Client, unexpected};
 use super::options::Typed;
 use super::render::{escape_xml, plain};
 use super::{Trouble, client, no_words, print, report, utf8, vm, vms_dir};
-use crate::daemon::SUFFIX;
+use crate::daemon::{SUFFIX, vm_of};
 
 /// `qx-node vms`
 pub fn vms(typed: &Typed) -> Result<u8, Trouble> {
@@ -107,9 +107,14 @@ pub fn telemetry(typed: &Typed) -> Result<u8, Trouble> {
 /// `qx-node exec`
 pub fn exec(typed: &Typed) -> Result<u8, Trouble> {
     let usage = |why: &str| Trouble::Usage(why.to_owned());
+    if typed.rest.is_none() && typed.words.len() > 1 {
+        return Err(usage("put -- in front of the command"));
+    }
     let (name, _) = vm(typed, 0)?;
     let mut words = typed.rest.iter().flatten();
-    let command = words.next().ok_or_else(|| usage("no command behind --"))?;
+    let command = words
+        .next()
+        .ok_or_else(|| usage("no command: put -- and the command behind the VM"))?;
     let text = |long| utf8(long, typed.value(long).unwrap_or_default());
     let mut request = agent::Execute {
         command: utf8("command", command)?.to_owned(),
@@ -177,10 +182,9 @@ fn show_outcome(typed: &Typed, name: &str, answer: &agent::ExecuteResponse) -> R
 /// `qx-node channel`
 pub fn channel(typed: &Typed) -> Result<u8, Trouble> {
     let (name, _) = vm(typed, 0)?;
-    if name.is_empty() || name.contains('/') {
-        return Err(Trouble::Usage(
-            "a VM's name has no / and is not empty".to_owned(),
-        ));
+    if name.contains('/') || vm_of(&format!("{name}{SUFFIX}")).is_none() {
+        let why = "a VM's name has 1 to 128 bytes and no / or control characters in it";
+        return Err(Trouble::Usage(why.to_owned()));
     }
     let path = vms_dir(typed).join(format!("{name}{SUFFIX}"));
     let socket = utf8("path", path.as_os_str())?;
@@ -200,10 +204,26 @@ pub fn channel(typed: &Typed) -> Result<u8, Trouble> {
     }
     let shell: Vec<String> = arguments
         .chunks(2)
-        .map(|pair| format!("  {} \\\n", pair.join(" ")))
+        .map(|pair| {
+            format!(
+                "  {}",
+                pair.iter()
+                    .map(|word| quote(word))
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            )
+        })
         .collect();
-    let shell = shell.concat();
-    let shell = shell.trim_end_matches("\\\n").trim_end();
+    let shell = shell.join(" \\\n");
+    // An XML comment may not have two dashes in it.
+    let shell = if shell.contains("--") {
+        format!(
+            "  see qx-node channel {} with json",
+            plain(name).replace("--", "- -")
+        )
+    } else {
+        shell
+    };
     if io::stdout().is_terminal() {
         let name = plain(name);
         let _ = writeln!(
@@ -220,6 +240,15 @@ pub fn channel(typed: &Typed) -> Result<u8, Trouble> {
 
 /// sun_path of unix(7), without its NUL.
 const MAX_SOCKET_PATH: usize = 107;
+
+/// A word for the shell.
+fn quote(word: &str) -> String {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "-_./,=:@%+".contains(c);
+    if word.chars().all(fine) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
 
 fn libvirt(socket: &str) -> String {
     format!(
@@ -246,9 +275,15 @@ fn qemu(socket: &str) -> Vec<String> {
 
 fn list(client: &mut Client) -> Result<Vec<node::Vm>, Trouble> {
     let id = client.ask("", node_message::Body::ListVms(node::ListVms {}))?;
-    match client.wait(id)? {
-        node_message::Body::VmList(list) => Ok(list.vms),
-        _ => Err(unexpected()),
+    let mut vms = Vec::new();
+    loop {
+        let node_message::Body::VmList(mut list) = client.wait(id)? else {
+            return Err(unexpected());
+        };
+        vms.append(&mut list.vms);
+        if !list.more {
+            return Ok(vms);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 
 use mio::net::UnixStream;
+use quantix::error::system_text;
 use quantix::message::node::NodeMessage;
 
 use crate::stream::{Inbox, encode};
@@ -67,7 +68,7 @@ impl Client {
                     self.readable = false;
                     break;
                 }
-                Err(e) => return Err(e.to_string()),
+                Err(e) => return Err(describe(&e)),
             }
         }
         let mut messages = Vec::new();
@@ -116,6 +117,6 @@ impl Client {
 fn describe(error: &io::Error) -> Gone {
     match error.kind() {
         ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => "left".to_owned(),
-        _ => error.to_string(),
+        _ => system_text(error),
     }
 }

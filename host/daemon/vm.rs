@@ -10,6 +10,7 @@ use quantix::message::agent::{AgentReady, Pong, Telemetry, Timestamp};
 use quantix::message::node;
 use quantix::rt::log::DropLog;
 use quantix::rt::sys::fd::unread_by_peer;
+use quantix::rt::sys::sock_diag::peer_inode;
 use quantix::rt::{clock, random};
 use quantix::time::Time;
 
@@ -158,6 +159,9 @@ impl Vm {
                     .handle_bytes(now, &buffer[..n], &mut random::bytes),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => *readable = false,
+                Err(e) if e.kind() == ErrorKind::ConnectionReset => {
+                    return self.down(now, "QEMU closed the connection");
+                }
                 Err(e) => return self.down(now, &system_text(&e)),
             }
         }
@@ -233,7 +237,8 @@ impl Vm {
                 let why = match e.kind() {
                     // The listener's queue of one is full: QEMU serves a single client.
                     ErrorKind::WouldBlock => "other clients are connected to the socket".to_owned(),
-                    ErrorKind::ConnectionRefused => "nothing listens on the socket".to_owned(),
+                    ErrorKind::ConnectionRefused => "nothing listens on the socket: QEMU has ended; start the VM, or remove the file"
+                        .to_owned(),
                     _ => format!("connect: {}", system_text(&e)),
                 };
                 self.link = Link::Down { why };
@@ -262,7 +267,7 @@ impl Vm {
             }
             Event::Message(message) => match &message.body {
                 Some(quantix::message::Body::AgentReady(ready)) => {
-                    self.ready = Some(ready.clone());
+                    self.ready = Some(bounded(ready));
                 }
                 Some(quantix::message::Body::Telemetry(telemetry)) => {
                     self.coalesced = telemetry.coalesced;
@@ -281,6 +286,10 @@ impl Vm {
             (Phase::Absent, _) => format!("no socket {}", self.socket.path.display()),
             (Phase::Connecting, Link::Down { why }) => why.clone(),
             (Phase::Connecting, Link::Up { .. }) => String::new(),
+            (Phase::Waiting, Link::Up { stream, .. }) if matches!(peer_inode(stream), Ok(None)) => {
+                "another client is connected to the socket, and QEMU serves one at a time"
+                    .to_owned()
+            }
             (Phase::Waiting, _) => "nothing in the guest has taken our Ping: is \
                 quantix-kvm-agent running there?"
                 .to_owned(),
@@ -336,6 +345,23 @@ impl Vm {
             socket: self.socket.path.display().to_string(),
             last_frame_ms: self.host.last_valid().map(millis).unwrap_or_default(),
         }
+    }
+}
+
+/// What a guest says of itself, cut to what honest ones need: it is kept, and shown with that of all
+/// other VMs.
+fn bounded(ready: &AgentReady) -> AgentReady {
+    let text = |text: &str| text.chars().take(128).collect::<String>();
+    let list = |list: &[String]| list.iter().take(64).map(|item| text(item)).collect();
+    AgentReady {
+        version: text(&ready.version),
+        os_name: text(&ready.os_name),
+        os_version: text(&ready.os_version),
+        kernel_version: text(&ready.kernel_version),
+        architecture: text(&ready.architecture),
+        hostname: text(&ready.hostname),
+        ip_addresses: list(&ready.ip_addresses),
+        capabilities: list(&ready.capabilities),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod fd;
 pub mod ifaddrs;
 pub mod inotify;
 pub mod process;
+pub mod sock_diag;
 pub mod socket;
 pub mod statvfs;
 pub mod uevent;

@@ -1,0 +1,138 @@
+//! The daemon's side towards its clients: taken, read, answered, dropped.
+
+use std::io;
+
+use mio::Interest;
+use mio::net::UnixStream;
+use quantix::error::Failure;
+use quantix::message::node::{NodeMessage, node_message};
+use quantix::message::{AgentMessage, Body, message};
+use quantix::time::Time;
+
+use super::broker::{CallKey, ClientKey};
+use super::client::Client;
+use super::{ACCEPT_AGAIN, Daemon, MAX_CLIENTS, token};
+
+impl Daemon {
+    /// Adds a client that is already connected.
+    ///
+    /// # Errors
+    /// epoll_ctl(2) refuses it.
+    pub fn add_client(&mut self, mut stream: UnixStream) -> io::Result<()> {
+        let key = ClientKey(self.make_key() + 1);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll
+            .registry()
+            .register(&mut stream, token(key.0), both)?;
+        self.clients.insert(key, Client::new(stream));
+        self.ready_clients.insert(key);
+        Ok(())
+    }
+
+    pub(super) fn accept(&mut self, now: Time) {
+        self.accept_at = None;
+        while let Some(listener) = &self.listener {
+            match listener.accept() {
+                // Dropping it here disconnects it.
+                Ok(_) if self.clients.len() >= MAX_CLIENTS => {
+                    self.log
+                        .warning(format_args!("{MAX_CLIENTS} clients are connected"));
+                }
+                Ok((stream, _)) => {
+                    if let Err(e) = self.add_client(stream) {
+                        self.log.warning(format_args!("client not taken: {e}"));
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) => {
+                    self.log.warning(format_args!("accept: {e}"));
+                    self.accept_at = Some(now + ACCEPT_AGAIN);
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_client_ready(&mut self, key: ClientKey, read: bool, write: bool) {
+        if let Some(client) = self.clients.get_mut(&key) {
+            client.on_ready(read, write);
+            if read {
+                self.ready_clients.insert(key);
+            }
+            if write {
+                self.to_write.insert(key);
+            }
+        }
+    }
+
+    pub(super) fn read_client(&mut self, now: Time, key: ClientKey) {
+        let Some(client) = self.clients.get_mut(&key) else {
+            return;
+        };
+        match client.read() {
+            Ok(messages) => {
+                if client.is_readable() {
+                    self.ready_clients.insert(key);
+                }
+                for message in messages {
+                    self.on_request(now, key, message);
+                }
+            }
+            Err(why) => self.drop_client(now, key, &why),
+        }
+    }
+
+    /// A client has left: what it asked for is taken back.
+    pub(super) fn drop_client(&mut self, now: Time, key: ClientKey, why: &str) {
+        self.clients.remove(&key);
+        self.ready_clients.remove(&key);
+        self.to_write.remove(&key);
+        if why != "left" {
+            self.log.warning(format_args!("client disconnected: {why}"));
+        }
+        for call in self.broker.select(|call| call.client == key) {
+            self.cancel_in_guest(call);
+            if let Some(call) = self.broker.end(call) {
+                self.settle(now, call.vm);
+            }
+        }
+    }
+
+    pub(super) fn refuse(&mut self, client: ClientKey, request: &NodeMessage, failure: &Failure) {
+        let error = message("", Body::Error(failure.to_wire()));
+        let body = node_message::Body::Agent(error);
+        self.send(client, request.id, &request.vm, body);
+    }
+
+    pub(super) fn fail(&mut self, key: CallKey, failure: &Failure) {
+        let error = message("", Body::Error(failure.to_wire()));
+        self.finish(key, node_message::Body::Agent(error));
+    }
+
+    /// The request's only final answer.
+    pub(super) fn finish(&mut self, key: CallKey, body: node_message::Body) {
+        if let Some(call) = self.broker.end(key) {
+            let name = self.vms.get(&call.vm).map(|vm| vm.name.clone());
+            self.send(call.client, call.request, &name.unwrap_or_default(), body);
+        }
+    }
+
+    pub(super) fn pass_on(&mut self, key: CallKey, message: AgentMessage) {
+        if let Some(call) = self.broker.get(key) {
+            let (client, request) = (call.client, call.request);
+            self.send(client, request, "", node_message::Body::Agent(message));
+        }
+    }
+
+    pub(super) fn send(&mut self, key: ClientKey, id: u64, vm: &str, body: node_message::Body) {
+        if let Some(client) = self.clients.get_mut(&key) {
+            client.push(&NodeMessage {
+                id,
+                vm: vm.to_owned(),
+                body: Some(body),
+            });
+            self.to_write.insert(key);
+        }
+    }
+}

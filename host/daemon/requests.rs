@@ -1,0 +1,326 @@
+//! What clients ask: refused, answered, or on its way to a guest and back.
+
+use std::time::Duration;
+
+use prost::Message;
+use quantix::error::{Code, Failure};
+use quantix::ids::MessageId;
+use quantix::limits::MAX_REQUESTS;
+use quantix::message::node::{self, NodeMessage, node_message};
+use quantix::message::{AgentMessage, Body, agent, encode};
+use quantix::time::Time;
+
+use super::broker::{Call, CallKey, ClientKey, Kind, LATE, PATIENCE, Relay, VmKey};
+use super::vm::Vm;
+use super::{Daemon, MAX_CLIENT_REQUESTS};
+
+impl Daemon {
+    pub(super) fn on_request(&mut self, now: Time, client: ClientKey, request: NodeMessage) {
+        let Some(body) = &request.body else {
+            return self.refuse(client, &request, &unknown_request());
+        };
+        if let node_message::Body::Agent(message) = body
+            && let Some(call) = self.broker.by_client(client, request.id)
+        {
+            return self.on_follow_up(now, client, call, message);
+        }
+        if request.id == 0 || self.broker.by_client(client, request.id).is_some() {
+            let why = "a request needs a number of its own, greater than 0";
+            return self.refuse(client, &request, &Failure::new(Code::Invalid, why));
+        }
+        if let node_message::Body::ListVms(_) = body {
+            return self.list_vms(now, client, request.id);
+        }
+        let Some(key) = self.find(&request.vm) else {
+            return self.refuse(client, &request, &self.no_such_vm(&request.vm));
+        };
+        if self.broker.count(|call| call.client == client) >= MAX_CLIENT_REQUESTS {
+            let why = format!("{MAX_CLIENT_REQUESTS} requests of this client are under way");
+            return self.refuse(client, &request, &Failure::new(Code::Busy, why));
+        }
+        match body {
+            node_message::Body::PingVm(_) => {
+                let ping = Kind::Ping(None);
+                let call = self.broker.begin(now, client, &request, key, ping, None);
+                self.ask_pending(now, call);
+                self.settle(now, key);
+            }
+            node_message::Body::GetTelemetry(wanted) => {
+                let follow = wanted.follow;
+                let kind = Kind::Telemetry { follow };
+                let limit = (!follow).then_some(PATIENCE);
+                let call = self.broker.begin(now, client, &request, key, kind, limit);
+                if self.vms.get(&key).is_some_and(|vm| vm.telemetry.is_some()) {
+                    self.report(now, call);
+                }
+            }
+            node_message::Body::Agent(message) => {
+                self.on_agent_request(now, client, key, &request, message);
+            }
+            _ => self.refuse(client, &request, &unknown_request()),
+        }
+    }
+
+    /// In as many messages as it takes: what guests say of themselves has no bound together.
+    fn list_vms(&mut self, now: Time, client: ClientKey, id: u64) {
+        let mut vms = Vec::new();
+        let mut bytes = 0;
+        for key in self.names.values().copied().collect::<Vec<_>>() {
+            let Some(vm) = self.vms.get(&key).map(|vm| vm.describe(now)) else {
+                continue;
+            };
+            bytes += vm.encoded_len();
+            vms.push(vm);
+            if bytes >= LIST_PART {
+                bytes = 0;
+                let vms = std::mem::take(&mut vms);
+                let part = node::VmList { vms, more: true };
+                self.send(client, id, "", node_message::Body::VmList(part));
+            }
+        }
+        let last = node::VmList { vms, more: false };
+        self.send(client, id, "", node_message::Body::VmList(last));
+    }
+
+    pub(super) fn on_agent_request(
+        &mut self,
+        now: Time,
+        client: ClientKey,
+        key: VmKey,
+        request: &NodeMessage,
+        asked: &AgentMessage,
+    ) {
+        let limit = match &asked.body {
+            Some(Body::Execute(execute)) if execute.timeout_seconds > 0 => {
+                Some(Duration::from_secs(execute.timeout_seconds.into()) + LATE)
+            }
+            Some(Body::Execute(_) | Body::ReadFile(_) | Body::WriteFile(_)) => None,
+            // What belongs to a request that has just ended comes too late, and is no fault.
+            Some(Body::StreamChunk(_) | Body::Credit(_) | Body::Cancel(_)) => return,
+            _ => return self.refuse(client, request, &unknown_request()),
+        };
+        let in_flight = self
+            .broker
+            .count(|call| call.vm == key && matches!(call.kind, Kind::Agent { .. }));
+        if in_flight >= MAX_REQUESTS {
+            let why = format!("{MAX_REQUESTS} requests to this VM are under way; try again later");
+            return self.refuse(client, request, &Failure::new(Code::Busy, why));
+        }
+        let id = self.broker.make_id();
+        let mut asked = asked.clone();
+        asked.message_id = id.as_str().to_owned();
+        let body = match encode(&asked) {
+            Ok(body) => body,
+            Err(size) => {
+                let why = format!("the request has {size} bytes, more than a frame holds");
+                return self.refuse(client, request, &Failure::new(Code::TooLarge, why));
+            }
+        };
+        let kind = Kind::Agent {
+            id: id.clone(),
+            upload: Relay::default(),
+            download: Relay::default(),
+        };
+        let call = self.broker.begin(now, client, request, key, kind, limit);
+        if let Some(vm) = self.vms.get_mut(&key)
+            && vm.host.request(now, &id, body).is_err()
+        {
+            let why = "too much is queued for this VM; try again later";
+            self.fail(call, &Failure::new(Code::Busy, why));
+        }
+        self.settle(now, key);
+    }
+
+    /// A chunk, credit or cancel for a request that is under way.
+    pub(super) fn on_follow_up(
+        &mut self,
+        now: Time,
+        client: ClientKey,
+        key: CallKey,
+        message: &AgentMessage,
+    ) {
+        let Some(call) = self.broker.get(key) else {
+            return;
+        };
+        let vm_key = call.vm;
+        let Kind::Agent {
+            id,
+            upload,
+            download,
+        } = &mut call.kind
+        else {
+            // A Ping or a watch is simply forgotten.
+            if let Some(Body::Cancel(_)) = message.body {
+                self.fail(key, &Failure::new(Code::Cancelled, "cancelled"));
+            }
+            return;
+        };
+        let Some(vm) = self.vms.get_mut(&vm_key) else {
+            return;
+        };
+        let told = match &message.body {
+            Some(Body::StreamChunk(chunk)) if upload.pass(chunk) => {
+                vm.host.send_chunk(id, chunk.clone());
+                Ok(())
+            }
+            Some(Body::Credit(credit)) => {
+                download.grant(credit.bytes);
+                vm.host.tell(id, Body::Credit(*credit))
+            }
+            Some(Body::Cancel(_)) => {
+                if vm.host.withdraw(id) {
+                    return self.fail(key, &Failure::new(Code::Cancelled, "cancelled"));
+                }
+                vm.host.drop_stream(id);
+                vm.host.tell(id, Body::Cancel(agent::Cancel {}))
+            }
+            _ => {
+                let why = "sent bytes out of order, or more than it was allowed";
+                return self.drop_client(now, client, why);
+            }
+        };
+        if told.is_err() {
+            let why = "too much is queued for this VM";
+            self.fail(key, &Failure::new(Code::Busy, why));
+        }
+        self.settle(now, vm_key);
+    }
+
+    /// Sends what had to wait for a session.
+    pub(super) fn ask_pending(&mut self, now: Time, key: CallKey) {
+        if let Some(call) = self.broker.get(key)
+            && let Kind::Ping(sequence @ None) = &mut call.kind
+            && let Some(vm) = self.vms.get_mut(&call.vm)
+        {
+            *sequence = vm.host.ping(now);
+        }
+    }
+
+    pub(super) fn on_session_lost(&mut self, key: CallKey, reason: &str, kept: &[MessageId]) {
+        let Some(call) = self.broker.get(key) else {
+            return;
+        };
+        match &mut call.kind {
+            // Harmless to ask again.
+            Kind::Ping(sequence) => *sequence = None,
+            Kind::Telemetry { .. } => {}
+            Kind::Agent { id, .. } if kept.contains(id) => {}
+            Kind::Agent { .. } => {
+                let why = format!(
+                    "the channel was lost before the answer ({reason}); \
+                     whether the guest acted on the request is unknown"
+                );
+                self.fail(key, &Failure::new(Code::Disconnected, why));
+            }
+        }
+    }
+
+    /// A request has waited for long: it fails, or is looked at again later.
+    pub(super) fn look_at_call(&mut self, now: Time, key: CallKey) {
+        let Some(call) = self.broker.get(key) else {
+            return;
+        };
+        let reports = matches!(call.kind, Kind::Telemetry { .. });
+        let vm = self.vms.get(&call.vm);
+        let open = vm.is_some_and(|vm| vm.host.is_open());
+        let heard = vm
+            .filter(|vm| vm.host.is_open())
+            .and_then(|vm| vm.host.last_valid());
+        if !self.broker.has_had_its_time(now, key, heard) {
+            return;
+        }
+        let why = vm.map(Vm::reason).unwrap_or_default();
+        let name = vm.map(|vm| vm.name.as_str()).unwrap_or_default();
+        let what = match vm {
+            None => "the VM is gone".to_owned(),
+            Some(vm) if !open => format!("{name} is {}: {why}", vm.word()),
+            Some(_) if reports => format!(
+                "{name} sends no telemetry: is telemetry_interval 0 in the guest's agent.conf?"
+            ),
+            Some(_) if why.is_empty() => format!("{name} has not answered in time"),
+            Some(_) => format!("{name} has not answered in time: {why}"),
+        };
+        self.cancel_in_guest(key);
+        self.fail(key, &Failure::new(Code::TimedOut, what));
+    }
+
+    /// The VM is gone, and so is what was asked of it.
+    pub(super) fn fail_calls_of(&mut self, key: VmKey) {
+        for call in self.calls_of(key) {
+            let why = "the VM's socket is gone: the VM was stopped";
+            self.fail(call, &Failure::new(Code::Disconnected, why));
+        }
+    }
+
+    /// Takes a request back from the guest, whatever became of it there.
+    pub(super) fn cancel_in_guest(&mut self, key: CallKey) {
+        if let Some(Call {
+            vm,
+            kind: Kind::Agent { id, .. },
+            ..
+        }) = self.broker.get(key)
+            && let Some(vm) = self.vms.get_mut(vm)
+            && !vm.host.withdraw(id)
+        {
+            vm.host.drop_stream(id);
+            // Where not even this fits, the session is about to end.
+            let _ = vm.host.tell(id, Body::Cancel(agent::Cancel {}));
+        }
+    }
+
+    pub(super) fn report(&mut self, now: Time, key: CallKey) {
+        let Some(call) = self.broker.get(key) else {
+            return;
+        };
+        let follow = matches!(call.kind, Kind::Telemetry { follow: true });
+        let (client, request, vm) = (call.client, call.request, call.vm);
+        let Some(vm) = self.vms.get(&vm) else {
+            return;
+        };
+        let Some((telemetry, at)) = &vm.telemetry else {
+            return;
+        };
+        let report = node_message::Body::TelemetryReport(node::TelemetryReport {
+            telemetry: Some(telemetry.clone()),
+            age_ms: u64::try_from(now.since(*at).as_millis()).unwrap_or(u64::MAX),
+        });
+        if follow {
+            let name = vm.name.clone();
+            self.send(client, request, &name, report);
+        } else {
+            self.finish(key, report);
+        }
+    }
+
+    pub(super) fn calls_of(&self, key: VmKey) -> Vec<CallKey> {
+        self.broker.select(|call| call.vm == key)
+    }
+
+    /// The VM with this name; a private daemon has only one, whatever it is called.
+    pub(super) fn find(&self, name: &str) -> Option<VmKey> {
+        let named = self.names.get(name);
+        let only = || self.names.values().next().filter(|_| self.private);
+        named.or_else(only).copied()
+    }
+
+    pub(super) fn no_such_vm(&self, name: &str) -> Failure {
+        let some: Vec<&str> = self.names.keys().take(5).map(String::as_str).collect();
+        let there = match (some.len(), self.names.len()) {
+            (0, _) => "there is none yet".to_owned(),
+            (shown, all) if shown == all => format!("there are: {}", some.join(", ")),
+            (_, all) => format!("there are {all}, among them {}", some.join(", ")),
+        };
+        let why = format!("no VM is named {name:?}; {there}; `qx-node vms` lists them");
+        Failure::new(Code::NotFound, why)
+    }
+}
+
+/// Bytes after which a list of VMs goes on in another message. One VM has at most
+/// 70 KiB, so that a message stays below its limit.
+const LIST_PART: usize = 64 * 1024;
+
+fn unknown_request() -> Failure {
+    let version = quantix::VERSION;
+    let why = format!("qx-node {version} does not know this request");
+    Failure::new(Code::Unsupported, why)
+}
