@@ -6,3 +6,16 @@ mod wire;
 mod util;
 // The real agent on a socket, without a VM: sessions, requests, bad input.
 mod agent;
+// The real daemon, with real agents behind relays: discovery, routing, deadlines, many clients.
+mod node;
+// Guest and host joined by a model of the port, in simulated time: faults, and their order.
+#[cfg(test)]
+mod sim;
+// `qx-node` from the outside: words in, words and an exit status out.
+mod cli;
+// A test for each bug that was found, named after it.
+mod regression;
+// What the sources must keep to, read from the sources.
+mod fence;
+// The agent in a real VM, the daemon and the command line outside.
+mod vm;

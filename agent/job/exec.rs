@@ -173,7 +173,7 @@ fn check(request: &agent::Execute) -> Result<(), Failure> {
     let cwd = &request.working_directory;
     if !cwd.is_empty() && !cwd.starts_with('/') {
         return invalid(format!(
-            "working directory {cwd}: a guest's path begins with /"
+            "working directory {cwd}: not an absolute path in the guest"
         ));
     }
     Ok(())

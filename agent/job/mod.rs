@@ -501,7 +501,7 @@ fn absolute(path: &str) -> Result<(), Failure> {
     let why = if path.is_empty() {
         "the path is empty".to_owned()
     } else if !path.starts_with('/') {
-        format!("{path}: a guest's path begins with /")
+        format!("{path}: not an absolute path in the guest")
     } else if path.contains('\0') {
         "the path has a NUL byte in it".to_owned()
     } else {

@@ -234,11 +234,11 @@ impl Daemon {
         let what = match vm {
             None => "the VM is gone".to_owned(),
             Some(vm) if !open => format!("{name} is {}: {why}", vm.word()),
+            Some(_) if !why.is_empty() => format!("{name} has not answered in time: {why}"),
             Some(_) if reports => format!(
                 "{name} sends no telemetry: is telemetry_interval 0 in the guest's agent.conf?"
             ),
-            Some(_) if why.is_empty() => format!("{name} has not answered in time"),
-            Some(_) => format!("{name} has not answered in time: {why}"),
+            Some(_) => format!("{name} has not answered in time"),
         };
         self.cancel_in_guest(key);
         self.fail(key, &Failure::new(Code::TimedOut, what));

@@ -218,7 +218,6 @@ impl Vm {
     }
 
     fn connect(&mut self, now: Time, registry: &Registry) {
-        self.connects += 1;
         let connected = UnixStream::connect(&self.socket.path).and_then(|mut stream| {
             let both = Interest::READABLE | Interest::WRITABLE;
             registry.register(&mut stream, self.token, both)?;
@@ -226,6 +225,7 @@ impl Vm {
         });
         match connected {
             Ok(stream) => {
+                self.connects += 1;
                 self.link = Link::Up {
                     stream,
                     readable: true,
@@ -287,7 +287,8 @@ impl Vm {
             (Phase::Connecting, Link::Down { why }) => why.clone(),
             (Phase::Connecting, Link::Up { .. }) => String::new(),
             (Phase::Waiting, Link::Up { stream, .. }) if matches!(peer_inode(stream), Ok(None)) => {
-                "another client is connected to the socket, and QEMU serves one at a time"
+                "our connection waits in QEMU's queue: another client is connected, or QEMU is \
+                    still starting"
                     .to_owned()
             }
             (Phase::Waiting, _) => "nothing in the guest has taken our Ping: is \

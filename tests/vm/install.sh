@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the VM tests need and this machine lacks: QEMU for x86, a static busybox, cpio, a C
-# compiler with a static libc, make, and the tools that unpack kernel packages.
+# compiler with a static libc, make, mke2fs, and the tools that unpack kernel packages.
 #
 #   usage: tests/vm/install.sh
 #
@@ -37,6 +37,7 @@ missing() {
     have flock || echo util-linux
     have xz || echo xz-utils
     have zstd || echo zstd
+    PATH=$PATH:/usr/sbin:/sbin have mke2fs || echo e2fsprogs
 }
 
 translate() {

@@ -1,0 +1,93 @@
+//! The VM that is measured in, and what its console says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::Outcome;
+
+/// What the VM is called.
+pub const NAME: &str = "bench";
+
+/// Under emulation, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A VM that ends with this value.
+pub struct Vm {
+    qemu: Child,
+    console: PathBuf,
+    socket: PathBuf,
+    accel: String,
+}
+
+impl Vm {
+    /// Makes the image, and boots it.
+    pub fn boot(dir: &Path, agent: &str) -> Outcome<Self> {
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vm");
+        let image = dir.join("image");
+        let made = Command::new(scripts.join("image.sh"))
+            .arg(agent)
+            .arg(&image)
+            .status()?;
+        if !made.success() {
+            return Err("tests/vm/image.sh failed".into());
+        }
+        let accel = Command::new(scripts.join("accel.sh")).output()?.stdout;
+        let accel = String::from_utf8(accel)?.trim().to_owned();
+        let qemu = Command::new(scripts.join("qemu.sh"))
+            .arg(dir)
+            .arg(NAME)
+            .env("QX_VMS_DIR", dir.join("vms"))
+            .env("QX_IMAGE_DIR", &image)
+            .env("QX_ACCEL", &accel)
+            .stdin(Stdio::null())
+            .spawn()?;
+        let vm = Self {
+            qemu,
+            console: dir.join(format!("{NAME}.console")),
+            socket: dir.join("vms").join(format!("{NAME}.agent.sock")),
+            accel,
+        };
+        vm.wait_for("qx-guest: init done", 1)?;
+        Ok(vm)
+    }
+
+    /// The agent's socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What QEMU runs the guest with.
+    pub fn accel(&self) -> &str {
+        &self.accel
+    }
+
+    /// How many lines of the console begin with this.
+    pub fn count(&self, begin: &str) -> usize {
+        let text = fs::read(&self.console).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        text.lines().filter(|line| line.starts_with(begin)).count()
+    }
+
+    /// Waits until the console has this many lines that begin so.
+    pub fn wait_for(&self, begin: &str, lines: usize) -> Outcome<()> {
+        let begun = Instant::now();
+        while self.count(begin) < lines {
+            if begun.elapsed() > PATIENCE {
+                let console = self.console.display();
+                return Err(format!("no {begin:?} in {console}").into());
+            }
+            sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}

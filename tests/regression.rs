@@ -1,0 +1,159 @@
+//! One test for each bug that was found, named after what went wrong. A bug's test stands here,
+//! with the issue's number where it has one, even if another file is about the same matter.
+
+#![cfg(test)]
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+
+use quantix::message::node::{self, node_message};
+use quantix::message::{Body, agent};
+
+use crate::cli::assert_well_formed;
+use crate::util::agent::{Agent, Talk, accept, lie, read_file, spawn, write_file};
+use crate::util::node::{Node, qx, run};
+use crate::util::{Dir, Process, noise, until_so};
+
+#[test]
+fn fifty_pings_at_once_are_all_answered() {
+    let (node, _vm) = Node::with_vm("vm");
+    let mut clients: Vec<_> = (0..50).map(|_| node.client()).collect();
+    for client in &mut clients {
+        client.ping(1, "vm");
+    }
+    for client in &mut clients {
+        let answer = client.next().expect("the daemon has hung up").body;
+        assert!(
+            matches!(answer, Some(node_message::Body::PingResult(_))),
+            "{answer:?}"
+        );
+    }
+}
+
+#[test]
+fn an_agent_that_sends_no_telemetry_hangs_no_client() {
+    let (node, _vm) = Node::with_vm("vm");
+    let said = node.run(&["telemetry", "vm"]);
+    assert_ne!(said.status, 0, "{said:?}");
+    assert_eq!(said.stderr.lines().count(), 1, "{said:?}");
+}
+
+#[test]
+fn a_configuration_that_was_named_and_is_not_there_ends_it_with_a_line_that_names_it() {
+    let dir = Dir::new();
+    let missing = dir.text("missing.conf");
+    let mut agent = spawn(&dir, "port", &["--config", &missing]);
+    assert_eq!(agent.wait().code(), Some(1));
+    agent.wait_log(&missing);
+}
+
+#[test]
+fn channel_is_well_formed_whatever_the_name() {
+    for name in ["web--1", "-", "a-->b", "two words", "\u{e9}"] {
+        let said = run(&["channel", "--", name]);
+        let said = if said.status == 2 {
+            run(&["channel", name])
+        } else {
+            said
+        };
+        if said.status == 0 {
+            assert_well_formed(said.text());
+        }
+    }
+}
+
+#[test]
+fn a_name_that_no_vm_can_have_gets_no_channel() {
+    for name in ["a\nb", "a\x01b"] {
+        let said = run(&["channel", name]);
+        assert_ne!(said.status, 0, "{said:?}");
+    }
+}
+
+#[test]
+fn a_part_of_a_file_whose_size_is_unknown_is_not_its_end() {
+    let (_agent, mut talk) = Agent::ready();
+    let request = agent::ReadFile {
+        length: 5,
+        ..read_file("/proc/version")
+    };
+    let (found, answer) = talk.read("r", request);
+    assert_eq!(found, b"Linux");
+    assert!(!answer.eof);
+}
+
+/// Two guests can say 240 KiB of themselves, and honest ones do so when there are many.
+#[test]
+fn guests_that_say_much_of_themselves_hide_no_vm_from_the_list() {
+    let node = Node::start();
+    for name in ["big-1", "big-2"] {
+        let listener = UnixListener::bind(node.socket(name)).unwrap();
+        crate::util::beside(move || lie(&listener, &"x".repeat(20_000)));
+    }
+    let list = || node.run(&["vms", "--json"]);
+    until_so("both have spoken, or the list is broken", || {
+        let said = list();
+        said.status != 0 || said.text().matches("\"ready\"").count() == 2
+    });
+    assert_eq!(list().json().as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_client_that_came_when_no_descriptor_was_left_is_served_later() {
+    let dir = Dir::new();
+    fs::create_dir(dir.join("vms")).unwrap();
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "ulimit -n 24; exec \"$@\"", "sh"]);
+    command.arg(qx(&[]).get_program()).arg("serve");
+    command.arg("--vms-dir").arg(dir.join("vms"));
+    command.arg("--control").arg(dir.join("control"));
+    let process = Process::start(&mut command, dir.join("node.log"));
+    let node = Node { process, dir };
+    node.wait_control();
+    let mut clients: Vec<_> = (0..30).map(|_| node.client()).collect();
+    node.process.wait_log("accept: ");
+    let mut last = clients.pop().unwrap();
+    drop(clients);
+    last.send(1, "", node_message::Body::ListVms(node::ListVms {}));
+    assert_eq!(last.next().unwrap().id, 1);
+}
+
+#[test]
+fn a_full_disk_without_unnamed_files_keeps_no_temporary_file() {
+    let dir = Dir::new();
+    fs::create_dir(dir.join("disk")).unwrap();
+    let listener = UnixListener::bind(dir.join("port")).unwrap();
+    let config = dir.file("agent.conf", "telemetry_interval = 0\n");
+    // Without /proc an unnamed file could not be given its name, so none is used.
+    let script = "mount -t tmpfs none /proc && mount -t tmpfs -o size=1m none \"$1\" && shift && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "/bin/sh", "-c", script, "sh"])
+        .arg(dir.join("disk"));
+    command.arg(env!("CARGO_BIN_EXE_quantix-kvm-agent"));
+    command
+        .args(["--log", "stderr", "--config", &config, "--port"])
+        .arg(dir.join("port"));
+    let allowed = Command::new("unshare")
+        .args(["--mount", "/bin/sh", "-c", "mount -t tmpfs none /proc"])
+        .output();
+    if !allowed.is_ok_and(|out| out.status.success()) {
+        eprintln!("skipped: mount is not permitted");
+        return;
+    }
+    let _agent = Process::start(&mut command, dir.join("port.log"));
+    let mut talk = Talk::new(accept(&listener));
+    talk.open(b"nonce-of-16-byte");
+    let path = dir.text("disk/file");
+    let Body::Error(error) = talk.write("w", write_file(&path), &noise(2 << 20)) else {
+        panic!("2 MiB fit into 1 MiB");
+    };
+    assert!(error.message.contains("No space left"), "{error:?}");
+    let ls = agent::Execute {
+        working_directory: dir.text("disk"),
+        ..crate::util::agent::shell("ls -A")
+    };
+    let answer = talk.exec("ls", ls);
+    assert_eq!(String::from_utf8_lossy(&answer.stdout), "");
+}

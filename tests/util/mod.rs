@@ -1,0 +1,304 @@
+//! What the tests of the real binaries share: directories that go away, processes that are ended,
+//! conditions that are waited for. No test sleeps for a time; it waits for something to be so, and
+//! fails where that takes longer than [`PATIENCE`].
+
+#![cfg(test)]
+#![allow(clippy::disallowed_methods)]
+
+pub mod agent;
+pub mod node;
+pub mod relay;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Far longer than anything takes on a busy machine; only a failing test waits for it.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Looks again and again until there is something.
+#[track_caller]
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Looks again and again until it is so.
+#[track_caller]
+pub fn until_so(what: &str, mut look: impl FnMut() -> bool) {
+    until(what, || look().then_some(()));
+}
+
+/// A directory of the test's own.
+pub struct Dir(PathBuf);
+
+impl Dir {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("qx-{}-{next}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// A path inside, as text.
+    pub fn text(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+
+    /// A file inside.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        fs::write(self.join(name), content).unwrap();
+        self.text(name)
+    }
+
+    /// The names of all files, hidden ones too, in their order.
+    pub fn list(&self, name: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.join(name)).unwrap();
+        let name = |e: fs::DirEntry| e.file_name().to_string_lossy().into_owned();
+        let mut names: Vec<String> = entries.map(|e| name(e.unwrap())).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A program that is killed at the end of the test.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts it; what it says on stderr goes to the file `log`, behind what is there.
+    pub fn start(command: &mut Command, log: PathBuf) -> Self {
+        let file = File::options().append(true).create(true).open(&log);
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file.unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, log }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    #[track_caller]
+    pub fn wait_log(&self, words: &str) {
+        until_so(&format!("{words:?} in the log"), || {
+            self.log().contains(words)
+        });
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(self.pid(), name);
+    }
+
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        until("end of a process", || self.child.try_wait().unwrap())
+    }
+
+    /// SIGKILL, and gone when this returns.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            eprintln!("--- log of process {}:\n{}", self.pid(), self.log());
+        }
+    }
+}
+
+/// kill(1): the library's call would need `unsafe`.
+pub fn signal(pid: u32, name: &str) {
+    let sent = Command::new("/bin/sh")
+        .arg("-c")
+        .arg(format!("kill -{name} {pid}"))
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+/// The process is there and no zombie.
+pub fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+    state.is_some_and(|rest| !rest.starts_with('Z') && !rest.starts_with('X'))
+}
+
+/// Reads a number that a command in the guest writes into a file, once it is whole.
+#[track_caller]
+pub fn pid_in(path: &Path) -> u32 {
+    until(&format!("a number in {}", path.display()), || {
+        let text = fs::read_to_string(path).ok()?;
+        text.ends_with('\n').then(|| text.trim().parse().ok())?
+    })
+}
+
+/// What a program that has ended said.
+#[derive(Debug)]
+pub struct Said {
+    pub status: i32,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Said {
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap()
+    }
+
+    /// Its output, of a program that has succeeded.
+    #[track_caller]
+    pub fn fine(&self) -> &str {
+        assert_eq!(self.status, 0, "{self:?}");
+        self.text()
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        assert_eq!(self.stderr, "", "{self:?}");
+        serde_json::from_str(self.text()).unwrap()
+    }
+
+    /// Its one line of complaint, of a program that has failed with this status and printed nothing.
+    #[track_caller]
+    pub fn trouble(&self, status: i32) -> &str {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.text(), "", "{self:?}");
+        assert_eq!(self.stderr.lines().count(), 1, "{self:?}");
+        self.stderr.trim_end()
+    }
+}
+
+/// A program that runs, with its output being gathered.
+pub struct Running {
+    child: Child,
+    stdout: Option<thread::JoinHandle<Vec<u8>>>,
+    stderr: Option<thread::JoinHandle<Vec<u8>>>,
+}
+
+impl Running {
+    /// Starts it and gives it `input`.
+    pub fn start(command: &mut Command, input: &[u8]) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_vec();
+        // It may end without reading all of it.
+        thread::spawn(move || stdin.write_all(&input));
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        Self {
+            child,
+            stdout: Some(thread::spawn(|| gather(stdout))),
+            stderr: Some(thread::spawn(|| gather(stderr))),
+        }
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    #[track_caller]
+    pub fn end(mut self) -> Said {
+        let status = until("end of a command", || self.child.try_wait().unwrap());
+        let take =
+            |end: &mut Option<thread::JoinHandle<Vec<u8>>>| end.take().unwrap().join().unwrap();
+        Said {
+            status: status.code().unwrap_or(-1),
+            stdout: take(&mut self.stdout),
+            stderr: String::from_utf8(take(&mut self.stderr)).unwrap(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn gather(mut from: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _ = from.read_to_end(&mut bytes);
+    bytes
+}
+
+/// Work beside the test, which ends by itself when the test's ends are closed.
+pub fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> thread::JoinHandle<T> {
+    thread::spawn(work)
+}
+
+/// Time since now.
+pub fn stopwatch() -> impl Fn() -> Duration {
+    let begun = Instant::now();
+    move || begun.elapsed()
+}
+
+/// The tests run as root, which some of them need.
+pub fn is_root() -> bool {
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("\nUid:\t0\t0\t"))
+}
+
+/// Bytes that do not repeat in any short distance.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let mut bytes: Vec<u8> = std::iter::repeat_with(&mut next)
+        .take(length.div_ceil(8))
+        .flatten()
+        .collect();
+    bytes.truncate(length);
+    bytes
+}

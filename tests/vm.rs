@@ -1,0 +1,22 @@
+//! The real thing: the agent in a guest of QEMU, the daemon and the command line outside, the port
+//! between them. Here is what only a real port and a real guest can show.
+//!
+//! `tests/vm/install.sh` brings what these tests need; without it they fail and say so. Where KVM does
+//! not work QEMU emulates. `QX_TEST_RELEASE=1` takes the release build of both programs, which has
+//! to be there.
+
+#![cfg(test)]
+// The tests live in real time and may wait.
+#![allow(clippy::disallowed_methods)]
+
+// What the tests stand on.
+mod harness;
+mod qmp;
+
+// Requests to a guest that is well.
+mod files;
+mod messages;
+
+// What happens to a channel, each in a guest of its own.
+mod channel;
+mod restarts;

@@ -1,0 +1,69 @@
+//! QEMU's monitor, as far as the tests need it: a line of JSON each way.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// A connection to the monitor.
+pub struct Qmp {
+    lines: BufReader<UnixStream>,
+    /// Events that came while something else was waited for.
+    events: Vec<Value>,
+}
+
+impl Qmp {
+    pub fn connect(path: &Path) -> Self {
+        let stream = UnixStream::connect(path)
+            .unwrap_or_else(|e| panic!("no monitor {}: {e}", path.display()));
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        let mut qmp = Self {
+            lines: BufReader::new(stream),
+            events: Vec::new(),
+        };
+        assert!(qmp.read().get("QMP").is_some(), "no greeting");
+        qmp.run("qmp_capabilities", json!({}));
+        qmp
+    }
+
+    /// Runs a command; it must succeed.
+    #[track_caller]
+    pub fn run(&mut self, command: &str, arguments: Value) -> Value {
+        let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
+        line.push('\n');
+        self.lines.get_mut().write_all(line.as_bytes()).unwrap();
+        loop {
+            let mut answer = self.read();
+            if let Some(result) = answer.get_mut("return") {
+                return result.take();
+            }
+            assert!(answer.get("error").is_none(), "{command}: {answer}");
+            self.events.push(answer);
+        }
+    }
+
+    /// Waits for an event, which may have come already.
+    #[track_caller]
+    pub fn wait_event(&mut self, name: &str) -> Value {
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(at) = self.events.iter().position(|event| event["event"] == name) {
+                return self.events.remove(at);
+            }
+            assert!(Instant::now() < until, "no event {name}");
+            let event = self.read();
+            self.events.push(event);
+        }
+    }
+
+    #[track_caller]
+    fn read(&mut self) -> Value {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("QEMU answers");
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e} in {line:?}"))
+    }
+}
