@@ -12,7 +12,7 @@ use crate::frame::{Decoder, Seal, read_seal, sealed_len, write_frame};
 use crate::ids::{MessageId, SessionId};
 use crate::limits::{FLUSH, IDLE, MAX_UNSEALED, MAX_WRITE, WRITE_COST};
 use crate::message::{AgentMessage, Body, agent, message, peek_message_id};
-use crate::outbox::{Item, Outbox, Taken};
+use crate::outbox::{About, Item, Outbox, Taken};
 use crate::window::{ReceiveWindow, SendWindow, Side};
 
 /// What happened on this end, since it was made. Every dropped byte is in one of these.
@@ -284,6 +284,14 @@ impl Endpoint {
     /// The Ping was answered in the same session: the copies are not needed.
     pub fn unguard(&mut self) {
         self.guarded = None;
+    }
+
+    /// Nobody waits for this request any more: it is not to be sent again.
+    pub fn forget_guarded(&mut self, request: &MessageId) {
+        let asked = About::Request(request.clone());
+        if let Some(items) = &mut self.guarded {
+            items.retain(|item| item.about != asked);
+        }
     }
 
     /// The Ping was answered with another session: what was sent behind it was dropped unread and

@@ -360,8 +360,9 @@ impl Host {
         self.endpoint.outbox().drop_stream(id);
     }
 
-    /// Takes a request back that is still queued. False: it may have been sent.
+    /// Takes a request back: it is not sent, or not again. False: it was sent once.
     pub fn withdraw(&mut self, id: &MessageId) -> bool {
+        self.endpoint.forget_guarded(id);
         self.endpoint.outbox().withdraw(id)
     }
 

@@ -7,8 +7,12 @@ use std::fs;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 
+use quantix::guest::{Event, Guest, Identity, Moment};
+use quantix::host::Host;
+use quantix::ids::MessageId;
 use quantix::message::node::{self, node_message};
-use quantix::message::{Body, agent};
+use quantix::message::{Body, agent, encode, message};
+use quantix::time::Time;
 
 use crate::cli::assert_well_formed;
 use crate::util::agent::{Agent, Talk, accept, lie, read_file, spawn, write_file};
@@ -156,4 +160,78 @@ fn a_full_disk_without_unnamed_files_keeps_no_temporary_file() {
     };
     let answer = talk.exec("ls", ls);
     assert_eq!(String::from_utf8_lossy(&answer.stdout), "");
+}
+
+/// The asker was told that it came to nothing. Then the guest comes back with a new agent, which
+/// proves that the request was never read: that is no reason to send it now.
+#[test]
+fn a_request_that_was_given_up_is_not_sent_again_to_a_restarted_agent() {
+    let at = |seconds: u64| Time::from_micros(seconds * 1_000_000);
+    let id = MessageId::parse("given-up").unwrap();
+    let mut nonces = || [7; 16];
+    let mut host = Host::new();
+    host.handle_socket(at(0));
+    host.handle_timeout(at(0), false);
+    host.handle_connected(at(0), &mut nonces);
+    let mut first = Guest::new(Identity::default());
+    exchange(at(0), &mut host, &mut first);
+    assert!(host.is_open());
+
+    // The guest has been silent for long, so that a Ping goes in front; nobody reads either.
+    let request = message(id.as_str(), Body::Execute(agent::Execute::default()));
+    host.request(at(3), &id, encode(&request).unwrap()).unwrap();
+    let unread = transmit_host(&mut host);
+    assert!(!host.withdraw(&id), "it has been sent");
+    host.tell(&id, Body::Cancel(agent::Cancel {})).unwrap();
+
+    let mut second = Guest::new(Identity::default());
+    hear(at(4), &mut second, &unread);
+    let acted_on = exchange(at(4), &mut host, &mut second);
+    assert!(host.is_open());
+    assert_eq!(acted_on, 0);
+}
+
+/// Carries bytes both ways until there are none; how many requests the guest was asked to act on.
+fn exchange(now: Time, host: &mut Host, guest: &mut Guest) -> usize {
+    let mut requests = 0;
+    loop {
+        let down = transmit_host(host);
+        hear(now, guest, &down);
+        while let Some(event) = guest.poll_event() {
+            requests += usize::from(matches!(event, Event::Request(..)));
+        }
+        let mut up = Vec::new();
+        while let Some(bytes) = guest.poll_transmit() {
+            up.extend_from_slice(bytes);
+            let count = bytes.len();
+            guest.on_written(count);
+        }
+        host.handle_bytes(now, &up, &mut || [8; 16]);
+        while host.poll_event().is_some() {}
+        if down.is_empty() && up.is_empty() {
+            return requests;
+        }
+    }
+}
+
+fn transmit_host(host: &mut Host) -> Vec<u8> {
+    let mut down = Vec::new();
+    while let Some(bytes) = host.poll_transmit() {
+        down.extend_from_slice(bytes);
+        let count = bytes.len();
+        host.on_written(count);
+    }
+    down
+}
+
+fn hear(now: Time, guest: &mut Guest, bytes: &[u8]) {
+    let moment = Moment {
+        now,
+        ..Default::default()
+    };
+    let mut draws = now.micros();
+    guest.handle_bytes(&moment, bytes, &mut || {
+        draws += 1;
+        draws
+    });
 }
