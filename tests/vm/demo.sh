@@ -56,7 +56,7 @@ start_daemon() {
     turns=50 # of 0.1 s
     until [ -S "$control" ] && qx-node vms >/dev/null 2>&1; do
         turns=$((turns - 1))
-        if [ $turns = 0 ] || ! alive "$dir/daemon.pid" "$control"; then
+        if [ $turns = 0 ] || ! kill -0 "$(cat "$dir/daemon.pid")" 2>/dev/null; then
             die "the daemon does not run; its log, $dir/daemon.log:
 $(tail -n 20 "$dir/daemon.log")"
         fi
