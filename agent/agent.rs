@@ -91,9 +91,6 @@ impl Agent {
         for fault in faults {
             log.warning(format_args!("configuration: {fault}"));
         }
-        // So that the first report says how busy the guest has been since now.
-        let mut sampler = Sampler::new();
-        sampler.sample();
         let identity = Identity {
             version: quantix::VERSION.to_owned(),
             boot_id: os::boot_id(),
@@ -108,7 +105,7 @@ impl Agent {
             signals,
             guest: Guest::new(identity),
             jobs: Jobs::new(FIRST_JOB),
-            sampler,
+            sampler: Sampler::new(),
             disks: Disks::new(DISKS),
             ready: os::ready(quantix::VERSION, &CAPABILITIES),
             report_at: None,

@@ -92,7 +92,8 @@ fn telemetry_is_pushed_and_plausible() {
         other => panic!("{other:?}"),
     };
     let first = next();
-    assert_eq!(first.cpu_usage_percent, 0.0);
+    // Since boot, which is never nothing.
+    assert!(first.cpu_usage_percent > 0.0);
     let second = next();
     for t in [&first, &second] {
         assert!(t.memory_total > 1 << 20 && t.memory_available <= t.memory_total);

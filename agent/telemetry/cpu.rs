@@ -4,7 +4,7 @@ use super::{fields, number, read as read_file};
 
 /// Time since boot, summed over all CPUs, in ticks (1/100 s on every kernel that people run; only
 /// ratios are used here).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct CpuTimes {
     /// Everything but the two below. Guest time is inside user and nice already (kernel,
     /// `account_guest_time`) and is not added again. Stolen time is busy: there was work to do,

@@ -22,30 +22,27 @@ use cpu::CpuTimes;
 /// Takes one report after another; keeps what a reading has to be compared with.
 #[derive(Debug)]
 pub struct Sampler {
-    /// Of the sample before; None until there is one.
-    cpu: Option<CpuTimes>,
+    /// Of the sample before; zero until there is one, so that the first counts from boot.
+    cpu: CpuTimes,
     /// Reused for every file that is read.
     buffer: Vec<u8>,
 }
 
 impl Sampler {
-    /// Reads nothing yet: the first sample has no CPU usage.
+    /// Reads nothing yet.
     pub fn new() -> Self {
         Self {
-            cpu: None,
+            cpu: CpuTimes::default(),
             buffer: Vec::with_capacity(BUFFER),
         }
     }
 
     /// Reads everything anew. `disks`, `stuck_mounts` and `coalesced` are left empty for the
-    /// caller. CPU usage is that of the time since the sample before.
+    /// caller. CPU usage is that of the time since the sample before, of the first that since boot.
     pub fn sample(&mut self) -> Telemetry {
         let buffer = &mut self.buffer;
-        let now = cpu::read(buffer);
-        let cpu_usage_percent = match (self.cpu, now) {
-            (Some(before), Some(now)) => cpu::usage_percent(before, now),
-            _ => 0.0,
-        };
+        let now = cpu::read(buffer).unwrap_or(self.cpu);
+        let cpu_usage_percent = cpu::usage_percent(self.cpu, now);
         self.cpu = now;
         let (memory, swap) = memory::read(buffer);
         let load = os::load_averages(buffer);
@@ -109,7 +106,7 @@ mod tests {
     fn reads_this_machine() {
         let mut sampler = Sampler::new();
         let first = sampler.sample();
-        assert_eq!(first.cpu_usage_percent, 0.0);
+        assert!(first.cpu_usage_percent > 0.0 && first.cpu_usage_percent <= 100.0);
         assert!(first.memory_total > 0);
         assert!(first.process_count > 0);
         assert!(first.uptime_seconds > 0);
