@@ -438,7 +438,10 @@ fn a_chunk_over_the_credit_is_refused_and_nothing_is_changed() {
     let path = agent.dir.file("file", "old");
     let allowed = talk.begin_write("w", write_file(&path));
     assert_eq!(allowed, STREAM_WINDOW);
-    // One frame cannot hold the window; these are all sent before any more credit can be read.
+    // The worker takes nothing, so that its pipe and then the window fill.
+    for worker in workers_of(agent.process.pid()) {
+        crate::util::signal(worker, "STOP");
+    }
     let mut frames = Vec::new();
     let mut offset = 0u64;
     while offset < 4 * allowed {
@@ -453,13 +456,10 @@ fn a_chunk_over_the_credit_is_refused_and_nothing_is_changed() {
         frames.extend(talk.seal(&prost::Message::encode_to_vec(&body)));
     }
     let mut stream = talk.stream.try_clone().unwrap();
-    // Stopped, the agent grants nothing while they are on their way.
-    agent.process.signal("STOP");
     let sender = crate::util::beside(move || {
         use std::io::Write;
         stream.write_all(&frames)
     });
-    agent.process.signal("CONT");
     let why = loop {
         match talk.answer("w") {
             Body::Credit(_) => {}
