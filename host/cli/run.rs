@@ -202,28 +202,14 @@ pub fn channel(typed: &Typed) -> Result<u8, Trouble> {
         object.insert("qemu".into(), arguments.into());
         return print_json(&serde_json::Value::Object(object));
     }
-    let shell: Vec<String> = arguments
-        .chunks(2)
-        .map(|pair| {
-            format!(
-                "  {}",
-                pair.iter()
-                    .map(|word| quote(word))
-                    .collect::<Vec<_>>()
-                    .join(" ")
-            )
-        })
-        .collect();
-    let shell = shell.join(" \\\n");
-    // An XML comment may not have two dashes in it.
-    let shell = if shell.contains("--") {
-        format!(
-            "  see qx-node channel {} with json",
-            plain(name).replace("--", "- -")
-        )
-    } else {
-        shell
-    };
+    let lines = arguments.chunks(2).map(|pair| {
+        let words: Vec<String> = pair.iter().map(|word| quote(word)).collect();
+        format!("  {}", words.join(" "))
+    });
+    let shell = lines.collect::<Vec<_>>().join(" \\\n");
+    let comment = format!("<!-- QEMU without libvirt:\n{shell}\n-->\n");
+    // XML allows no two dashes in a comment; --json has the arguments of such a name too.
+    let comment = if shell.contains("--") { "" } else { &comment };
     if io::stdout().is_terminal() {
         let name = plain(name);
         let _ = writeln!(
@@ -233,9 +219,7 @@ pub fn channel(typed: &Typed) -> Result<u8, Trouble> {
              #   virsh attach-device {name} channel.xml --live --config\n"
         );
     }
-    print(&format!(
-        "{xml}\n<!-- QEMU without libvirt:\n{shell}\n-->\n"
-    ))
+    print(&format!("{xml}\n{comment}"))
 }
 
 /// sun_path of unix(7), without its NUL.
