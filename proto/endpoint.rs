@@ -197,8 +197,7 @@ impl Endpoint {
         };
         let clean = session.sending.is_empty() && self.at == self.out.len();
         if self.side == Side::Guest {
-            self.urgent.clear();
-            self.discard_out();
+            self.discard_unwritten();
         }
         clean
     }

@@ -168,7 +168,7 @@ fn output_that_is_no_text_comes_as_it_is() {
 fn a_command_runs_as_the_user_with_its_groups() {
     let host = shared();
     let line = "id -u; id -g; id -G; pwd; echo $HOME $USER $LOGNAME; touch /tmp/alices; \
-                stat -c %U:%a /tmp/alices; cat /root/x 2>&1";
+                stat -c %U:%a /tmp/alices; cat ~root/x 2>&1";
     let out = host
         .node
         .cli(&["exec", "web1", "--user", "alice", "--", line]);

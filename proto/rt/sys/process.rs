@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::check;
 
@@ -75,7 +74,6 @@ pub fn spawn(keep: &[&File], work: impl FnOnce() -> i32) -> io::Result<Pid> {
     // copy of the heap and of every lock is consistent and it may allocate.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        IN_CHILD.store(true, Ordering::Relaxed);
         let status = match become_worker(&keep) {
             Ok(()) => work(),
             Err(_) => WORKER_FAILED,
@@ -90,13 +88,6 @@ pub fn spawn(keep: &[&File], work: impl FnOnce() -> i32) -> io::Result<Pid> {
 
 /// A worker that could not even begin ends with this status.
 pub const WORKER_FAILED: i32 = 126;
-
-/// This process is a child made by [`spawn`]: what belongs to the parent is not its to clean up.
-pub fn is_child() -> bool {
-    IN_CHILD.load(Ordering::Relaxed)
-}
-
-static IN_CHILD: AtomicBool = AtomicBool::new(false);
 
 /// Sends a signal to the child's whole process group. A group that is gone already is no error.
 pub fn signal_group(pid: Pid, signal: Signal) {
