@@ -313,6 +313,18 @@ impl Host {
         })
     }
 
+    /// Something has happened to the guest, as others tell: asks it now rather than at the next
+    /// keep-alive.
+    pub fn probe(&mut self, now: Time) {
+        if let State::Ready {
+            probe: Probe::Quiet { .. },
+            ..
+        } = self.state
+        {
+            self.send_ping(now);
+        }
+    }
+
     /// Queues a request, an encoded body, for the open session or the next. With a guest not heard of
     /// lately a Ping goes in front.
     ///
