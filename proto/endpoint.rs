@@ -10,9 +10,9 @@ use prost::Message;
 
 use crate::frame::{Decoder, Seal, read_seal, sealed_len, write_frame};
 use crate::ids::{MessageId, SessionId};
-use crate::limits::{FLUSH, IDLE, MAX_UNSEALED, MAX_WRITE, WRITE_COST};
+use crate::limits::{FLUSH, IDLE, MAX_REPORTS, MAX_UNSEALED, MAX_WRITE, WRITE_COST};
 use crate::message::{AgentMessage, Body, agent, message, peek_message_id};
-use crate::outbox::{About, Item, Outbox, Taken};
+use crate::outbox::{About, Item, Next, Outbox, Taken};
 use crate::window::{ReceiveWindow, SendWindow, Side};
 
 /// What happened on this end, since it was made. Every dropped byte is in one of these.
@@ -37,7 +37,7 @@ pub struct Counters {
 }
 
 /// One side's end of the channel.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Endpoint {
     side: Side,
     decoder: Decoder,
@@ -58,7 +58,7 @@ pub struct Endpoint {
     counters: Counters,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Session {
     id: SessionId,
     /// Where in the bytes written the session's count begins.
@@ -67,9 +67,24 @@ struct Session {
     next_in: u64,
     sending: SendWindow,
     receiving: ReceiveWindow,
+    /// The number of the frame that last acknowledged something.
+    acknowledged_in: u64,
+    /// Where in this side's count each report ends that is not acknowledged.
+    reports: VecDeque<u64>,
 }
 
-#[derive(Debug)]
+impl Session {
+    /// A host that reads nothing is not sent one report after the other, which it would find old.
+    fn takes_report(&mut self) -> bool {
+        let acknowledged = self.sending.acknowledged();
+        while self.reports.front().is_some_and(|end| *end <= acknowledged) {
+            self.reports.pop_front();
+        }
+        self.reports.len() < MAX_REPORTS
+    }
+}
+
+#[derive(Clone, Debug)]
 enum Urgent {
     Sealed(Vec<u8>),
     Unsealed(Vec<u8>),
@@ -83,8 +98,8 @@ pub enum Incoming {
     Sealed(AgentMessage),
     /// Short and without any seal: may be a Ping or a Pong, and nothing else.
     Unsealed(AgentMessage),
-    /// Short and of a session that is not open here. Only a host looks at it, for a Pong.
-    Foreign(AgentMessage),
+    /// Of a session that is not open here: dropped, but for a Ping or a Pong if it is one and short.
+    Foreign(Option<AgentMessage>),
     /// Of this session and in its place, but not a message; its id where that could be read.
     Undecodable(Option<MessageId>),
     /// The stream was damaged, or the peer broke the rules: the session must end.
@@ -186,6 +201,8 @@ impl Endpoint {
             next_in: 1,
             sending,
             receiving: ReceiveWindow::default(),
+            acknowledged_in: 0,
+            reports: VecDeque::new(),
         });
     }
 
@@ -245,6 +262,21 @@ impl Endpoint {
         self.urgent.push_back(Urgent::Flush);
     }
 
+    /// Bytes held in memory: what waits to be sent, copies of what may have to be sent again, and a
+    /// frame that has not come whole.
+    pub fn held(&self) -> usize {
+        let urgent = self.urgent.iter().map(|urgent| match urgent {
+            Urgent::Sealed(body) | Urgent::Unsealed(body) => body.len(),
+            Urgent::Flush => FLUSH,
+        });
+        let copies = self.guarded.iter().flatten().map(|item| item.body.len());
+        self.decoder.buffered()
+            + self.outbox.bytes()
+            + self.out.len()
+            + urgent.sum::<usize>()
+            + copies.sum::<usize>()
+    }
+
     /// Urgent frames that wait.
     pub fn urgent_len(&self) -> usize {
         self.urgent.len()
@@ -256,22 +288,22 @@ impl Endpoint {
         self.queued
     }
 
-    /// Acknowledges what was read, if anything was, ahead of all lanes.
+    /// Acknowledges what was read, ahead of all lanes. Even where nothing was, its number tells the
+    /// other side whether it has all that went before.
     pub fn push_acknowledgement(&mut self) {
-        if let Some(session) = &mut self.session
-            && session.receiving.is_behind()
-        {
+        if let Some(session) = &mut self.session {
             let credit = acknowledgement(&mut session.receiving);
             self.urgent.push_back(Urgent::Sealed(credit));
         }
     }
 
-    /// Acknowledges even if nothing was read: tells a guest that its flush is out of the pipe.
-    pub fn push_first_acknowledgement(&mut self) {
-        if let Some(session) = &mut self.session {
-            let credit = acknowledgement(&mut session.receiving);
-            self.urgent.push_back(Urgent::Sealed(credit));
-        }
+    /// Whether the other side has read less than what ends here, by [`queued`](Self::queued), though
+    /// it has answered what stands behind it: it acknowledged right in front of its answer.
+    pub fn has_lost(&self, end: u64) -> bool {
+        self.session.as_ref().is_some_and(|session| {
+            session.acknowledged_in + 2 == session.next_in
+                && session.start + session.sending.acknowledged() < end
+        })
     }
 
     /// From now on keeps a copy of each control body that is sent: a Ping went ahead of them, and
@@ -355,11 +387,13 @@ impl Endpoint {
                 self.append_sealed(&credit);
                 continue;
             }
+            let size = match self.outbox.peek() {
+                Some(Next::Message(body)) => sealed_len(body),
+                Some(Next::Report(body)) if session.takes_report() => sealed_len(body),
+                _ => return,
+            };
             // A frame begins only where it also ends: none ever stands half written before a
             // window that the other side can open only by what waits behind its own.
-            let Some(size) = self.outbox.peek_len().map(sealed_len) else {
-                return;
-            };
             let whole = self.out.len() + size;
             if (whole > MAX_WRITE && !self.out.is_empty()) || !session.sending.fits(whole) {
                 return;
@@ -368,8 +402,12 @@ impl Endpoint {
                 return;
             };
             self.append_sealed(taken.body());
-            if let (Taken::Control(item), Some(copies)) = (taken, &mut self.guarded) {
-                copies.push(item);
+            match (taken, &mut self.guarded, &mut self.session) {
+                (Taken::Control(item), Some(copies), _) => copies.push(item),
+                (Taken::Report(_), _, Some(session)) => {
+                    session.reports.push_back(self.queued - session.start);
+                }
+                _ => {}
             }
         }
     }
@@ -419,6 +457,7 @@ fn judge(session: &mut Option<Session>, counters: &mut Counters, body: &[u8]) ->
             };
             match &message.body {
                 Some(Body::Credit(credit)) if message.message_id.is_empty() => {
+                    session.acknowledged_in = seal.number;
                     match session.sending.on_acknowledged(credit.bytes) {
                         Ok(()) => None,
                         Err(_) => Some(Incoming::Fault("more was acknowledged than was sent")),
@@ -429,8 +468,7 @@ fn judge(session: &mut Option<Session>, counters: &mut Counters, body: &[u8]) ->
         }
         (Some(_), _) => {
             counters.stale_frames += 1;
-            let message = short(body)?;
-            Some(Incoming::Foreign(message))
+            Some(Incoming::Foreign(short(body)))
         }
         (None, session) => {
             if let Some(session) = session {

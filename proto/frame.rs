@@ -8,7 +8,7 @@ use crate::ids::SessionId;
 use crate::limits::{HEADER, IDLE, MAX_FRAME, SEAL};
 
 /// Cuts a byte stream into frame bodies.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Decoder {
     state: State,
     /// The body being gathered, or the one last handed out.
@@ -16,7 +16,7 @@ pub struct Decoder {
     garbage: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum State {
     /// Between frames or inside a header; moves on when the header is complete.
     Header { bytes: [u8; HEADER], have: usize },

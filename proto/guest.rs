@@ -37,7 +37,7 @@ pub struct Identity {
 }
 
 /// What the caller has to act on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Event {
     /// A session is open; nothing of an earlier one may be answered any more.
     Opened,
@@ -54,7 +54,7 @@ pub enum Event {
 }
 
 /// The guest's side of the channel.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Guest {
     endpoint: Endpoint,
     identity: Identity,
@@ -64,7 +64,7 @@ pub struct Guest {
     events: VecDeque<Event>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum State {
     /// No host has spoken, or it has gone. A Ping moves on to `Open`.
     Silent,
@@ -88,6 +88,16 @@ impl Guest {
     /// A session is open.
     pub const fn is_open(&self) -> bool {
         matches!(self.state, State::Open { .. })
+    }
+
+    /// The session that is open.
+    pub fn session(&self) -> Option<SessionId> {
+        self.endpoint.session()
+    }
+
+    /// Bytes that this side holds in memory: what waits to be sent, and an incomplete frame.
+    pub fn held(&self) -> usize {
+        self.endpoint.held()
     }
 
     /// What has happened so far.
@@ -127,6 +137,11 @@ impl Guest {
                 ),
                 Incoming::Undecodable(None) => self.end("a message did not decode"),
                 Incoming::Fault(why) => self.end(why),
+                // A host in another session than ours, perhaps since our snapshot was restored. It
+                // learns of ours by the seal of whatever we say.
+                Incoming::Foreign(_) if self.endpoint.urgent_len() == 0 => {
+                    self.endpoint.push_acknowledgement();
+                }
                 Incoming::Unsealed(_) | Incoming::Foreign(_) => {}
             }
         }

@@ -12,17 +12,17 @@ use std::time::Duration;
 use crate::endpoint::{Counters, Endpoint, Incoming};
 use crate::error::{Code, Failure};
 use crate::ids::{MessageId, Nonce, SessionId};
-use crate::limits::{
-    BACKOFF_MAX, BACKOFF_MIN, KEEP_ALIVE, LOOK_AFTER, LOOK_EVERY, READY_PATIENCE, STALE_AFTER,
-};
+use crate::limits::{KEEP_ALIVE, LOOK_AFTER, READY_PATIENCE, STALE_AFTER};
 use crate::message::{AgentMessage, Body, agent, encode, message};
 use crate::outbox::{About, Full};
+use crate::pace::Pace;
 use crate::pings::{Pings, SentPing};
+use crate::probe::{Asked, Probe};
 use crate::time::Time;
 use crate::window::Side;
 
 /// What the caller has to act on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Event {
     /// Connect to the VM's socket; then call `handle_connected` or `handle_connect_failed`.
     Connect,
@@ -68,7 +68,7 @@ pub enum Phase {
 }
 
 /// The host's side of one VM's channel.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Host {
     endpoint: Endpoint,
     state: State,
@@ -81,12 +81,10 @@ pub struct Host {
     last_valid: Option<Time>,
     /// When a nonce was last drawn: a guest cannot make us open sessions faster than `RENEW_PAUSE`.
     renewed: Option<Time>,
-    /// A flush was sent on this connection, and no valid frame has come since.
-    flush_pending: bool,
-    backoff: Duration,
+    pace: Pace,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum State {
     /// No socket. `handle_socket` moves on.
     Absent,
@@ -98,20 +96,6 @@ enum State {
     Opening { nonce: Nonce, probe: Probe },
     /// A session is open.
     Ready { nonce: Nonce, probe: Probe },
-}
-
-/// Whether a Ping waits for its answer.
-#[derive(Clone, Copy, Debug)]
-enum Probe {
-    /// None does. At `next` one is sent.
-    Quiet { next: Time },
-    /// One has since `since`. At `look` it shows whether it was taken.
-    Asked {
-        since: Time,
-        look: Time,
-        pause: Duration,
-        taken: Option<bool>,
-    },
 }
 
 impl Host {
@@ -126,8 +110,7 @@ impl Host {
             guard: None,
             last_valid: None,
             renewed: None,
-            flush_pending: false,
-            backoff: BACKOFF_MIN,
+            pace: Pace::default(),
         }
     }
 
@@ -136,17 +119,23 @@ impl Host {
         match &self.state {
             State::Absent => Phase::Absent,
             State::Detached { .. } | State::Connecting => Phase::Connecting,
-            State::Opening { probe, .. } => match probe {
-                Probe::Asked {
-                    taken: Some(true), ..
-                } => Phase::Stalled,
-                Probe::Asked { .. } | Probe::Quiet { .. } => Phase::Waiting,
+            State::Opening { probe, .. } => match probe.is_taken() {
+                Some(true) => Phase::Stalled,
+                Some(false) | None => Phase::Waiting,
             },
-            State::Ready { probe, .. } => match probe {
-                Probe::Asked { since, .. } if now.since(*since) >= STALLED_AFTER => Phase::Stalled,
-                Probe::Asked { .. } | Probe::Quiet { .. } => Phase::Ready,
-            },
+            State::Ready { probe, .. } if probe.waits(now) >= STALLED_AFTER => Phase::Stalled,
+            State::Ready { .. } => Phase::Ready,
         }
+    }
+
+    /// The session that is open.
+    pub fn session(&self) -> Option<SessionId> {
+        self.endpoint.session()
+    }
+
+    /// Bytes that this side holds in memory: what waits to be sent, and an incomplete frame.
+    pub fn held(&self) -> usize {
+        self.endpoint.held()
     }
 
     /// A session is open: requests may be sent.
@@ -166,21 +155,17 @@ impl Host {
 
     /// Whether the last look showed that the guest's side took our Ping; `None` before a look.
     pub const fn is_taken(&self) -> Option<bool> {
-        match self.state {
-            State::Opening { probe, .. } | State::Ready { probe, .. } => match probe {
-                Probe::Asked { taken, .. } => taken,
-                Probe::Quiet { .. } => None,
-            },
-            _ => None,
+        match &self.state {
+            State::Opening { probe, .. } | State::Ready { probe, .. } => probe.is_taken(),
+            State::Absent | State::Detached { .. } | State::Connecting => None,
         }
     }
 
     /// The VM's socket has appeared, or was replaced by another.
     pub fn handle_socket(&mut self, now: Time) {
         self.disconnect("the VM's socket was replaced");
-        self.backoff = BACKOFF_MIN;
-        self.flush_pending = false;
-        self.state = State::Detached { retry: now };
+        self.pace = Pace::default();
+        self.detach(now);
     }
 
     /// The VM's socket is gone.
@@ -192,15 +177,20 @@ impl Host {
     /// The connection that was asked for stands.
     pub fn handle_connected(&mut self, now: Time, random: &mut dyn FnMut() -> [u8; 16]) {
         self.endpoint.reset_connection();
-        // What went before is no longer in the socket, and the guest may be inside a frame again.
-        self.flush_pending = false;
         self.open(now, random);
     }
 
     /// The connection that was asked for could not be made.
     pub fn handle_connect_failed(&mut self, now: Time) {
         if matches!(self.state, State::Connecting) {
-            self.retry_later(now);
+            self.detach(self.pace.next(now));
+        }
+    }
+
+    /// The same because other clients fill the socket's queue.
+    pub fn handle_busy(&mut self, now: Time) {
+        if matches!(self.state, State::Connecting) {
+            self.detach(self.pace.next_try(now));
         }
     }
 
@@ -208,7 +198,7 @@ impl Host {
     pub fn handle_disconnected(&mut self, now: Time) {
         if !matches!(self.state, State::Absent) {
             self.disconnect("QEMU closed the connection");
-            self.retry_later(now);
+            self.detach(self.pace.next(now));
         }
     }
 
@@ -225,16 +215,18 @@ impl Host {
                     body: Some(Body::Pong(pong)),
                     ..
                 }) => self.on_opening_pong(now, pong),
-                Incoming::Foreign(AgentMessage {
+                Incoming::Foreign(Some(AgentMessage {
                     body: Some(Body::Pong(pong)),
                     ..
-                }) if self
+                })) if self
                     .nonce()
                     .is_some_and(|n| n.bytes()[..] == pong.nonce[..]) =>
                 {
                     // The guest has opened a session whose first Pong never arrived whole.
                     self.renew(now, "the guest opened another session", random);
                 }
+                // The guest is in another session than we, perhaps since a snapshot was restored.
+                Incoming::Foreign(_) => self.probe(now),
                 Incoming::Sealed(message) => {
                     self.on_valid(now);
                     self.on_message(now, message, random);
@@ -250,7 +242,7 @@ impl Host {
                     }
                 }
                 Incoming::Fault(why) => self.renew(now, why, random),
-                Incoming::Unsealed(_) | Incoming::Foreign(_) => {}
+                Incoming::Unsealed(_) => {}
             }
         }
     }
@@ -265,12 +257,13 @@ impl Host {
         match self.state {
             State::Absent | State::Connecting => {}
             State::Detached { .. } => {
+                self.pace.on_connect(now);
                 self.state = State::Connecting;
                 self.events.push_back(Event::Connect);
             }
             State::Opening { probe, .. } | State::Ready { probe, .. } => match probe {
-                Probe::Quiet { .. } => self.send_ping(now),
-                Probe::Asked { since, pause, .. } => self.look(now, since, pause, taken),
+                Probe::Quiet(_) => self.send_ping(now),
+                Probe::Asked(asked) => self.look(now, asked, taken),
             },
         }
     }
@@ -280,10 +273,7 @@ impl Host {
         match self.state {
             State::Absent | State::Connecting => None,
             State::Detached { retry } => Some(retry),
-            State::Opening { probe, .. } | State::Ready { probe, .. } => Some(match probe {
-                Probe::Quiet { next } => next,
-                Probe::Asked { look, .. } => look,
-            }),
+            State::Opening { probe, .. } | State::Ready { probe, .. } => Some(probe.deadline()),
         }
     }
 
@@ -317,7 +307,7 @@ impl Host {
     /// keep-alive.
     pub fn probe(&mut self, now: Time) {
         if let State::Ready {
-            probe: Probe::Quiet { .. },
+            probe: Probe::Quiet(_),
             ..
         } = self.state
         {
@@ -399,7 +389,7 @@ impl Host {
         self.pings.clear();
         self.state = State::Opening {
             nonce: Nonce::new(random()),
-            probe: Probe::Quiet { next: soon },
+            probe: Probe::Quiet(soon),
         };
         if soon == now {
             self.send_ping(now);
@@ -430,53 +420,45 @@ impl Host {
             at: now,
             end: self.endpoint.queued(),
         });
-        if let Some(probe) = self.probe_mut()
-            && let Probe::Quiet { .. } = probe
-        {
-            *probe = Probe::Asked {
-                since: now,
-                look: now + LOOK_AFTER,
-                pause: LOOK_AFTER,
-                taken: None,
-            };
+        if let Some(probe) = self.probe_mut() {
+            probe.on_sent(now);
         }
     }
 
     /// A Ping has waited for its answer: what is the matter?
-    fn look(&mut self, now: Time, since: Time, pause: Duration, taken: bool) {
-        let mut pause = (pause * 2).min(LOOK_EVERY);
+    fn look(&mut self, now: Time, asked: Asked, taken: bool) {
         if taken {
-            let patience = match self.state {
-                State::Ready { .. } => READY_PATIENCE,
-                _ => Duration::ZERO,
-            };
-            let heard = self.last_valid.unwrap_or(since).max(since);
-            if !self.flush_pending {
-                self.flush_pending = true;
-                pause = LOOK_AFTER;
-                self.endpoint.push_flush();
-            } else if now.since(heard) >= patience {
+            let before = asked.taken_at();
+            if before.is_some_and(|at| self.is_given_up(now, at)) {
                 let why = "the guest takes our bytes and answers nothing";
                 self.disconnect(why);
                 self.events.push_back(Event::Close(why));
-                self.retry_later(now);
-                return;
+                return self.detach(self.pace.next(now));
+            }
+            // All of an earlier flush has been taken, so that at most one is ever pending.
+            if asked.wants_flush() {
+                self.endpoint.push_flush();
             }
             self.send_ping(now);
         }
         if let Some(probe) = self.probe_mut() {
-            *probe = Probe::Asked {
-                since,
-                look: now + pause,
-                pause,
-                taken: Some(taken),
-            };
+            *probe = Probe::Asked(asked.looked(now, taken));
+        }
+    }
+
+    /// Another connection may do what a flush and another Ping have not done since `taken`.
+    fn is_given_up(&self, now: Time, taken: Time) -> bool {
+        match self.state {
+            State::Ready { .. } => {
+                let heard = self.last_valid.map_or(taken, |at| at.max(taken));
+                now.since(heard) >= READY_PATIENCE
+            }
+            _ => self.pace.next(now) == now,
         }
     }
 
     fn on_valid(&mut self, now: Time) {
         self.last_valid = Some(now);
-        self.flush_pending = false;
     }
 
     fn on_opening_pong(&mut self, now: Time, pong: agent::Pong) {
@@ -496,16 +478,17 @@ impl Host {
         }
         self.lose("the guest opened another session: its agent or the guest was restarted");
         self.on_valid(now);
-        self.backoff = BACKOFF_MIN;
+        self.pace.on_valid();
         self.endpoint.open_at(session, ping.end);
-        self.endpoint.push_first_acknowledgement();
+        // Tells the guest that its flush is out of the pipe.
+        self.endpoint.push_acknowledgement();
         self.state = State::Ready {
             nonce,
-            probe: Probe::Quiet {
-                next: now + KEEP_ALIVE,
-            },
+            // The guest may have been restarted, or put back to a snapshot, while its Pong was on its
+            // way; and people want to see a round trip. This one tells none: its Ping may have waited
+            // long for a guest to be there.
+            probe: Probe::Quiet(now + LOOK_AFTER),
         };
-        // No round trip: this Ping may have waited long for a guest to be there.
         self.events.push_back(Event::Opened(pong));
     }
 
@@ -516,7 +499,7 @@ impl Host {
         random: &mut dyn FnMut() -> [u8; 16],
     ) {
         match message.body {
-            Some(Body::Pong(pong)) => self.on_keep_alive_pong(now, pong),
+            Some(Body::Pong(pong)) => self.on_keep_alive_pong(now, pong, random),
             Some(Body::SessionEnded(ended)) => {
                 let why = format!("the guest ended the session: {}", ended.reason);
                 self.renew(now, &why, random);
@@ -527,10 +510,20 @@ impl Host {
         }
     }
 
-    fn on_keep_alive_pong(&mut self, now: Time, pong: agent::Pong) {
+    fn on_keep_alive_pong(
+        &mut self,
+        now: Time,
+        pong: agent::Pong,
+        random: &mut dyn FnMut() -> [u8; 16],
+    ) {
         let Some(ping) = self.pings.take(pong.sequence) else {
             return;
         };
+        // A guest acknowledges in front of a Pong. Idle bytes have no number that would be missed, but
+        // they count: a window of which they were lost would never open again.
+        if self.endpoint.has_lost(ping.end) {
+            return self.renew(now, "bytes were lost on their way to the guest", random);
+        }
         if self.guard.is_some_and(|guard| guard <= pong.sequence) {
             self.guard = None;
             self.endpoint.unguard();
@@ -538,9 +531,7 @@ impl Host {
         if self.pings.is_empty()
             && let Some(probe) = self.probe_mut()
         {
-            *probe = Probe::Quiet {
-                next: now + KEEP_ALIVE,
-            };
+            *probe = Probe::Quiet(now + KEEP_ALIVE);
         }
         self.events.push_back(Event::Pong {
             sequence: pong.sequence,
@@ -564,17 +555,14 @@ impl Host {
         });
     }
 
+    const fn detach(&mut self, retry: Time) {
+        self.state = State::Detached { retry };
+    }
+
     fn disconnect(&mut self, why: &str) {
         self.lose(why);
         self.endpoint.reset_connection();
         self.pings.clear();
-    }
-
-    fn retry_later(&mut self, now: Time) {
-        self.state = State::Detached {
-            retry: now + self.backoff,
-        };
-        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
     }
 }
 

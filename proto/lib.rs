@@ -19,7 +19,9 @@ pub mod ids;
 pub mod limits;
 pub mod message;
 pub mod outbox;
+pub mod pace;
 pub mod pings;
+pub mod probe;
 pub mod time;
 pub mod window;
 

@@ -51,6 +51,11 @@ pub const ACK_EVERY: u64 = 24 * 1024;
 /// Bytes that a stream's receiver lets its sender be ahead.
 pub const STREAM_WINDOW: u64 = 256 * 1024;
 
+/// Reports on their way to a host that has not acknowledged them; a newer one waits, and replaces
+/// what waits. A host acknowledges with each Ping, so this is more than it lets come together at a
+/// report a second.
+pub const MAX_REPORTS: usize = 8;
+
 /// Frames and bytes in the control lane. Past this the other side has stopped reading while it
 /// kept asking, and the session ends.
 pub const CONTROL_FRAMES: usize = 512;
@@ -60,7 +65,7 @@ pub const CONTROL_BYTES: usize = 512 * 1024;
 /// Requests in flight to one guest; one more is answered `BUSY`.
 pub const MAX_REQUESTS: usize = 64;
 
-/// A keep-alive Ping this often while a session is open.
+/// A keep-alive Ping this often while a session is open; the first [`LOOK_AFTER`] behind its begin.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// After this long without a Pong the host looks whether its Ping was taken.

@@ -9,7 +9,7 @@ use crate::ids::MessageId;
 use crate::limits::{CONTROL_BYTES, CONTROL_FRAMES};
 
 /// One side's three lanes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Outbox {
     control: VecDeque<Item>,
     control_bytes: usize,
@@ -39,7 +39,7 @@ pub enum About {
     Nothing,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct StreamQueue {
     request: MessageId,
     bodies: VecDeque<Vec<u8>>,
@@ -49,13 +49,24 @@ struct StreamQueue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// What was taken for the wire.
+/// What was taken for the wire, by its lane.
 #[derive(Debug)]
 pub enum Taken {
-    /// From the control lane.
+    /// An answer, an error or a request.
     Control(Item),
-    /// A chunk, an answer that stayed behind its chunks, or the newest report.
-    Other(Vec<u8>),
+    /// A chunk, or an answer that stayed behind its chunks.
+    Stream(Vec<u8>),
+    /// The newest report.
+    Report(Vec<u8>),
+}
+
+/// What would be taken: how long its body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Of control or a stream.
+    Message(usize),
+    /// The newest report.
+    Report(usize),
 }
 
 impl Taken {
@@ -63,7 +74,7 @@ impl Taken {
     pub fn body(&self) -> &[u8] {
         match self {
             Self::Control(item) => &item.body,
-            Self::Other(body) => body,
+            Self::Stream(body) | Self::Report(body) => body,
         }
     }
 }
@@ -132,19 +143,27 @@ impl Outbox {
         self.streams.is_empty()
     }
 
-    /// Nothing waits in any lane.
-    pub fn is_empty(&self) -> bool {
-        self.peek_len().is_none()
+    /// Bytes that wait in all lanes.
+    pub fn bytes(&self) -> usize {
+        let chunks = self.streams.iter().flat_map(|stream| &stream.bodies);
+        self.control_bytes
+            + chunks.map(Vec::len).sum::<usize>()
+            + self.telemetry.as_ref().map_or(0, Vec::len)
     }
 
-    /// The size of the body that [`take`](Self::take) would return.
-    pub fn peek_len(&self) -> Option<usize> {
+    /// Nothing waits in any lane.
+    pub fn is_empty(&self) -> bool {
+        self.peek().is_none()
+    }
+
+    /// What [`take`](Self::take) would return.
+    pub fn peek(&self) -> Option<Next> {
         self.control
             .front()
             .map(|item| &item.body)
             .or_else(|| self.streams.front().and_then(|s| s.bodies.front()))
-            .or(self.telemetry.as_ref())
-            .map(Vec::len)
+            .map(|body| Next::Message(body.len()))
+            .or_else(|| self.telemetry.as_ref().map(|body| Next::Report(body.len())))
     }
 
     /// The body to send next.
@@ -158,9 +177,9 @@ impl Outbox {
             if !stream.bodies.is_empty() {
                 self.streams.push_back(stream);
             }
-            return body.map(Taken::Other);
+            return body.map(Taken::Stream);
         }
-        self.telemetry.take().map(Taken::Other)
+        self.telemetry.take().map(Taken::Report)
     }
 
     /// Puts control bodies back in front, in their order: they were taken, but never acted on.

@@ -18,7 +18,7 @@ pub struct SentPing {
 }
 
 /// Unanswered Pings of one nonce, oldest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Pings {
     waiting: VecDeque<SentPing>,
 }

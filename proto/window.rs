@@ -17,7 +17,7 @@ pub enum Side {
 }
 
 /// What one side has sent and the other has not acknowledged.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SendWindow {
     side: Side,
     sent: u64,
@@ -86,6 +86,11 @@ impl SendWindow {
         Ok(())
     }
 
+    /// The total that the other side has said it has read.
+    pub const fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
     /// Bytes that count against the window now, with each write's cost for a guest.
     pub fn in_flight(&self) -> u64 {
         let bytes = self.sent - self.acknowledged + self.ahead;
@@ -102,7 +107,7 @@ impl SendWindow {
 }
 
 /// What one side has read, and when it owes an acknowledgement.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ReceiveWindow {
     received: u64,
     /// The total last acknowledged.
@@ -124,11 +129,6 @@ impl ReceiveWindow {
     /// The sender needs an acknowledgement soon.
     pub const fn is_due(&self) -> bool {
         self.received - self.acknowledged + self.frames * WRITE_COST >= ACK_EVERY
-    }
-
-    /// Something was read that has not been acknowledged.
-    pub const fn is_behind(&self) -> bool {
-        self.received > self.acknowledged
     }
 
     /// The total to acknowledge now.

@@ -10,11 +10,13 @@ use super::ledger::{answer, chunk};
 use super::pair::World;
 use super::port::{BUFFER, Read};
 
+#[derive(Clone)]
 pub struct Agent {
     pub guest: Guest,
     jobs: Vec<Job>,
     /// A Ping was answered and the host has not gone since.
     may_write: bool,
+    /// By the guest's clock, as all that is due.
     pub report: Time,
     /// The mark of this session's bytes.
     session: u64,
@@ -29,6 +31,7 @@ pub struct Agent {
     pub is_mid_frame: bool,
 }
 
+#[derive(Clone)]
 struct Job {
     id: MessageId,
     due: Time,
@@ -58,6 +61,7 @@ impl Agent {
         if !self.runs(world) {
             return false;
         }
+        let now = world.guest_now();
         let mut moved = false;
         for _ in 0..world.random.size(64) {
             match world.port.guest_read(world.random.size(BUFFER)) {
@@ -65,7 +69,7 @@ impl Agent {
                     moved = true;
                     let random = &mut world.random;
                     let moment = Moment {
-                        now: world.now,
+                        now,
                         ..Default::default()
                     };
                     self.guest
@@ -81,10 +85,10 @@ impl Agent {
                 }
             }
         }
-        self.guest.handle_timeout(world.now);
+        self.guest.handle_timeout(now);
         self.act(world);
-        if self.report <= world.now {
-            self.report = world.now + world.report_every;
+        if self.report <= now {
+            self.report = now + world.report_every;
             if self.guest.is_open() {
                 world.ledger.reported += 1;
                 self.guest.report(agent::Telemetry {
@@ -94,7 +98,8 @@ impl Agent {
             }
             moved = true;
         }
-        self.work(world.now) || moved
+        world.check_held(self.guest.held());
+        self.work(now) || moved
     }
 
     /// Writes what may be written. False: nothing moved.
@@ -114,7 +119,7 @@ impl Agent {
             moved = true;
             self.is_mid_frame = more;
             self.guest.on_written(written);
-            self.work(world.now);
+            self.work(world.guest_now());
             world.check_in_flight(self.session);
             // The loop has other work between two writes.
             if self.is_busy || world.random.percent(20) {
@@ -125,13 +130,15 @@ impl Agent {
     }
 
     /// When there is something to do without any byte.
-    pub fn next(&self, now: Time) -> Option<Time> {
-        if self.stalled > now {
+    pub fn next(&self, world: &World) -> Option<Time> {
+        if self.stalled > world.now {
             return Some(self.stalled);
         }
+        let now = world.guest_now();
         let jobs = self.jobs.iter().map(|job| job.due);
         let due = earliest(self.guest.poll_timeout(), Some(self.report));
-        earliest(due, jobs.filter(|due| *due > now).min())
+        let due = earliest(due, jobs.filter(|due| *due > now).min());
+        due.map(|own| world.guest_clock.world(own))
     }
 
     pub const fn is_doomed(&self) -> bool {
@@ -166,7 +173,7 @@ impl Agent {
                     self.dying = self.poisoned;
                     self.jobs.push(Job {
                         id,
-                        due: world.now + order.takes,
+                        due: world.guest_now() + order.takes,
                         answer: order.answer,
                         stream: order.stream,
                         sent: 0,

@@ -11,14 +11,14 @@ use super::ledger::Order;
 use super::pair::World;
 use super::port::RING;
 
+#[derive(Clone)]
 pub struct Daemon {
     pub host: Host,
     pub client: Option<u64>,
     /// Runs again then; not before.
     pub stalled: Time,
-    /// Since when the connection stands, and since when the session does.
-    pub connected: Option<Time>,
-    pub opened: Option<Time>,
+    /// A session is open.
+    is_open: bool,
     /// Connects without a valid frame behind them: when the last was made, and how many.
     tried: Option<(Time, u32)>,
 }
@@ -31,8 +31,7 @@ impl Daemon {
             host,
             client: None,
             stalled: now,
-            connected: None,
-            opened: None,
+            is_open: false,
             tried: None,
         }
     }
@@ -42,6 +41,7 @@ impl Daemon {
         if self.stalled > world.now {
             return false;
         }
+        let now = world.host_now();
         let mut moved = false;
         while let Some(id) = self.client {
             let random = &mut world.random;
@@ -49,11 +49,11 @@ impl Daemon {
                 Some(bytes) if bytes.is_empty() => break,
                 Some(bytes) => {
                     let draw = &mut || random.bytes();
-                    self.host.handle_bytes(world.now, &bytes, draw);
+                    self.host.handle_bytes(now, &bytes, draw);
                 }
                 None => {
                     self.client = None;
-                    self.host.handle_disconnected(world.now);
+                    self.host.handle_disconnected(now);
                 }
             }
             moved = true;
@@ -62,12 +62,13 @@ impl Daemon {
                 break;
             }
         }
-        if self.host.poll_timeout().is_some_and(|at| at <= world.now) {
+        if self.host.poll_timeout().is_some_and(|at| at <= now) {
             let taken = self.client.is_some_and(|id| world.port.is_taken(id));
-            self.host.handle_timeout(world.now, taken);
+            self.host.handle_timeout(now, taken);
             moved = true;
         }
         self.act(world);
+        world.check_held(self.host.held());
         moved
     }
 
@@ -102,10 +103,15 @@ impl Daemon {
     pub fn request(&mut self, world: &mut World, order: Order) -> MessageId {
         let (id, body) = world.ledger.make(order, &mut world.random);
         world.note(|| format!("host: request {id}, {order:?}"));
-        if self.host.request(world.now, &id, body).is_err() {
+        if self.host.request(world.host_now(), &id, body).is_err() {
             world.ledger.on_refused(&id);
         }
         id
+    }
+
+    /// Asks the guest for a sign of life.
+    pub fn ping(&mut self, world: &World) {
+        self.host.ping(world.host_now());
     }
 
     /// The process is gone; its kernel closes the connection.
@@ -115,14 +121,15 @@ impl Daemon {
             world.port.close(id, reads);
         }
         world.ledger.on_host_killed();
-        *self = Self::new(world.now);
+        *self = Self::new(world.host_now());
     }
 
-    pub fn next(&self, now: Time) -> Option<Time> {
-        if self.stalled > now {
+    pub fn next(&self, world: &World) -> Option<Time> {
+        if self.stalled > world.now {
             return Some(self.stalled);
         }
-        self.host.poll_timeout()
+        let own = self.host.poll_timeout()?;
+        Some(world.host_clock.world(own))
     }
 
     fn act(&mut self, world: &mut World) {
@@ -134,21 +141,21 @@ impl Daemon {
                     let id = self.client.take().expect("a connection to close");
                     let reads = world.random.below(RING);
                     world.port.close(id, reads);
-                    self.connected = None;
                 }
                 Event::Opened(_) => {
                     world.note(|| "host: opened".to_owned());
                     world.ledger.sessions += 1;
-                    assert!(self.opened.is_none(), "two sessions at once");
-                    self.opened = Some(world.now);
+                    assert!(!self.is_open, "two sessions at once");
+                    self.is_open = true;
                 }
                 Event::Lost { reason, kept } => {
                     world.note(|| format!("host: lost, kept {kept:?}, {reason}"));
-                    assert!(self.opened.take().is_some(), "no session to lose");
+                    assert!(self.is_open, "no session to lose");
+                    self.is_open = false;
                     world.ledger.on_lost(&kept);
                 }
                 Event::Message(message) => {
-                    assert!(self.opened.is_some(), "a message without a session");
+                    assert!(self.is_open, "a message without a session");
                     world.ledger.on_message(&message);
                 }
                 Event::Pong { round_trip, .. } => {
@@ -157,25 +164,25 @@ impl Daemon {
                 }
             }
         }
-        if self.client.is_none() {
-            self.connected = None;
-        }
     }
 
     fn connect(&mut self, world: &mut World) {
-        self.check_backoff(world.now);
+        let now = world.host_now();
         match world.port.connect() {
             Some(id) => {
                 world.note(|| format!("host: connects as {id}"));
+                self.check_backoff(now);
                 self.client = Some(id);
-                self.connected = Some(world.now);
                 let random = &mut world.random;
-                self.host
-                    .handle_connected(world.now, &mut || random.bytes());
+                self.host.handle_connected(now, &mut || random.bytes());
+            }
+            None if world.port.is_gone() => {
+                world.note(|| "host: is refused".to_owned());
+                self.host.handle_connect_failed(now);
             }
             None => {
-                world.note(|| "host: is refused".to_owned());
-                self.host.handle_connect_failed(world.now);
+                world.note(|| "host: finds others before it".to_owned());
+                self.host.handle_busy(now);
             }
         }
     }
@@ -198,7 +205,7 @@ impl Daemon {
     pub fn replace_socket(&mut self, world: &mut World) {
         self.tried = None;
         self.client = None;
-        self.host.handle_socket(world.now);
+        self.host.handle_socket(world.host_now());
         self.act(world);
     }
 }

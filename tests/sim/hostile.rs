@@ -5,6 +5,7 @@ use std::time::Duration;
 use quantix::endpoint::{Endpoint, Incoming};
 use quantix::host::{Event, Host};
 use quantix::ids::{MessageId, SessionId};
+use quantix::limits::LOOK_AFTER;
 use quantix::message::{AgentMessage, Body, agent, encode, message};
 use quantix::time::Time;
 use quantix::window::Side;
@@ -96,7 +97,8 @@ fn a_guest_that_opens_a_session_for_each_ping_cannot_make_the_host_spin() {
     let (opened, bytes, _) = run(|guest, ping, session| {
         guest.open_with_pong(session, &pong(ping, session), false);
     });
-    assert!(opened <= 4, "{opened} opened");
+    let most = LIFE.as_millis() / LOOK_AFTER.as_millis() + 2;
+    assert!(u128::from(opened) <= most, "{opened} opened");
     assert!(bytes < 10_000, "{bytes} bytes written");
 }
 

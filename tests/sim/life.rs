@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use quantix::limits::{BACKOFF_MAX, READY_PATIENCE};
 use quantix::message::{Body, agent, encode, message};
 
+use super::daemon::OPENS_WITHIN;
 use super::ledger::{Fate, Order};
 use super::pair::Pair;
 use super::port::RING;
@@ -11,10 +13,10 @@ use super::port::RING;
 const ROUNDS: usize = 80;
 const MOST_PENDING: usize = 48;
 
-/// Once nothing fails any more, all requests are done after at most: a keep-alive that finds out
-/// (5 s), the patience with a guest that takes and does not answer (5 s), a connect, the time to
-/// open, and the requests' own.
-const HEALS_WITHIN: Duration = Duration::from_secs(15);
+/// Once nothing fails any more and the host has a session, all requests are done after at most: a
+/// keep-alive that finds out what a Ping alone does not (5 s), the time to open, and the requests'
+/// own.
+const DONE_WITHIN: Duration = Duration::from_secs(15);
 
 struct Life {
     pair: Pair,
@@ -40,8 +42,7 @@ pub fn live(seed: u64, trace: bool) -> Pair {
             0..4 => life.ask(),
             4..9 => life.fail(),
             _ => {
-                let now = life.pair.world.now;
-                life.pair.daemon.host.ping(now);
+                life.pair.ping();
             }
         }
         let random = &mut life.pair.world.random;
@@ -100,7 +101,7 @@ impl Life {
         let reads = random.below(RING);
         let twice = random.percent(50);
         let buffer = random.size(8) - 1;
-        let fault = random.below(20);
+        let fault = random.below(28);
         self.pair.world.note(|| format!("fault {fault}"));
         let port = &mut self.pair.world.port;
         match fault {
@@ -133,11 +134,17 @@ impl Life {
             15 => port.lose_sight(),
             16 => port.lose_to_guest(buffer),
             17 => port.damage_to_host(buffer, twice),
-            _ => {
+            18 | 19 => {
                 if let Some(agent) = &mut self.pair.agent {
                     agent.poisoned = true;
                 }
             }
+            20 | 21 if port.is_running() && !port.is_gone() => self.pair.save_guest(),
+            22 if !port.is_gone() => self.pair.revert_guest(),
+            23 | 24 => self.pair.save_daemon(),
+            25 => self.pair.revert_daemon(),
+            26 => self.pair.world.guest_clock.jump(span * 1000),
+            _ => self.pair.world.host_clock.jump(span * 1000),
         }
     }
 
@@ -187,7 +194,7 @@ impl Life {
         self.pair.stall_daemon(Duration::ZERO);
         if let Some(agent) = &mut self.pair.agent {
             agent.poisoned = false;
-            agent.report = self.pair.world.now;
+            agent.report = self.pair.world.guest_now();
         }
         self.pair.world.report_every = Duration::from_secs(1);
     }
@@ -195,23 +202,28 @@ impl Life {
     fn settle(&mut self) {
         let pair = &mut self.pair;
         pair.request(Order::default());
-        let healed = pair.run_until(HEALS_WITHIN, Pair::is_done);
-        pair.world.note(|| format!("healed in {healed:?}"));
+        let within = opens_within(pair);
+        let before = signs(pair);
+        pair.ping();
+        let took = pair.run_until(within, |pair| pair.is_open() && signs(pair) > before);
+        pair.world.note(|| format!("open in {took:?}"));
+        pair.world.slowest = pair.world.slowest.max(took);
+        pair.run_until(DONE_WITHIN, Pair::is_done);
 
         // Both believe that a session is open. The first request shows whether it is the same one.
         if ask(pair) != Fate::Answered {
-            pair.run_until(HEALS_WITHIN, Pair::is_done);
+            pair.run_until(DONE_WITHIN, Pair::is_done);
             assert_eq!(ask(pair), Fate::Answered);
         }
         let newest = |pair: &Pair| {
             let ledger = &pair.world.ledger;
             ledger.reported > 0 && ledger.received_report == ledger.reported
         };
-        pair.run_until(HEALS_WITHIN, |pair| Pair::is_done(pair) && newest(pair));
+        pair.run_until(DONE_WITHIN, |pair| Pair::is_done(pair) && newest(pair));
 
         // Some damage shows only when a Ping brings an acknowledgement.
         pair.run(Duration::from_secs(6));
-        pair.run_until(HEALS_WITHIN, Pair::is_done);
+        pair.run_until(DONE_WITHIN, Pair::is_done);
 
         // An idle channel is quiet: a report each second, a Ping and its Pong each five.
         let sessions = pair.world.ledger.sessions;
@@ -223,9 +235,31 @@ impl Life {
     }
 }
 
+/// How long the host may take to a session now that both sides are up and the port moves bytes: what
+/// is left of its pause if it waits for its next connect, and its patience if only another connect
+/// makes this port work again.
+fn opens_within(pair: &Pair) -> Duration {
+    let now = pair.world.host_now();
+    let pause = match (pair.daemon.client, pair.daemon.host.poll_timeout()) {
+        (None, Some(retry)) => retry.since(now),
+        _ => Duration::ZERO,
+    };
+    let cure = if pair.world.port.is_sick() {
+        READY_PATIENCE.max(BACKOFF_MAX)
+    } else {
+        Duration::ZERO
+    };
+    OPENS_WITHIN + pause + cure
+}
+
+/// What the host has heard of a guest that is in the same session.
+fn signs(pair: &Pair) -> u64 {
+    pair.world.ledger.sessions + u64::from(pair.world.pongs)
+}
+
 fn ask(pair: &mut Pair) -> Fate {
     let id = pair.request(Order::default());
     let fate = |pair: &Pair| pair.world.ledger.request(&id).fate;
-    pair.run_until(HEALS_WITHIN, |pair| fate(pair) != Fate::Pending);
+    pair.run_until(DONE_WITHIN, |pair| fate(pair) != Fate::Pending);
     fate(pair)
 }

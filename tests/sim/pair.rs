@@ -3,18 +3,22 @@
 use std::time::Duration;
 
 use quantix::ids::MessageId;
-use quantix::limits::GUEST_WINDOW;
+use quantix::limits::{CONTROL_BYTES, FLUSH, GUEST_WINDOW, HOST_WINDOW, MAX_FRAME};
 use quantix::time::{Time, earliest};
 
 use super::agent::Agent;
+use super::clock::Clock;
 use super::daemon::Daemon;
-use super::ledger::{Ledger, Order};
-use super::port::{BUFFER, Port};
+use super::ledger::{GuestView, HostView, Ledger, Order};
+use super::port::{BUFFER, Port, Rings};
 use super::random::Random;
 
 /// What both programs share: the port, the time, and chance.
 pub struct World {
     pub now: Time,
+    /// The guest's and the host's own.
+    pub guest_clock: Clock,
+    pub host_clock: Clock,
     pub random: Random,
     pub port: Port,
     pub ledger: Ledger,
@@ -27,13 +31,34 @@ pub struct World {
     /// and of all.
     pub most_in_session: usize,
     pub most_in_flight: usize,
+    /// The most that either side held in memory.
+    pub most_held: usize,
+    /// From peace to a session.
+    pub slowest: Duration,
     trace: bool,
 }
 
 /// A Pong, an acknowledgement: what no window holds back is short, and there is not much of it.
 const URGENT: usize = 16 * 1024;
 
+/// What a side holds at most: a full control lane, copies of what a window of requests may have to be
+/// repeated, a flush, a frame in each direction, a chunk and the answer behind it.
+const HELD: usize = CONTROL_BYTES + HOST_WINDOW as usize + FLUSH + 4 * MAX_FRAME;
+
 impl World {
+    pub fn guest_now(&self) -> Time {
+        self.guest_clock.read(self.now)
+    }
+
+    pub fn host_now(&self) -> Time {
+        self.host_clock.read(self.now)
+    }
+
+    pub fn check_held(&mut self, bytes: usize) {
+        assert!(bytes <= HELD, "{bytes} bytes held");
+        self.most_held = self.most_held.max(bytes);
+    }
+
     pub fn note(&self, what: impl FnOnce() -> String) {
         if self.trace {
             eprintln!("{:>12} {}", self.now.micros(), what());
@@ -43,11 +68,14 @@ impl World {
     /// After each of the guest's writes: its session keeps to its window, its flush included.
     pub fn check_in_flight(&mut self, session: u64) {
         let (_, cost) = self.port.in_flight(Some(session));
-        self.most_in_session = self.most_in_session.max(cost);
-        assert!(
-            cost <= GUEST_WINDOW as usize + URGENT || self.port.doubled,
-            "{cost} bytes in flight in one session"
-        );
+        // What a port sends twice counts twice.
+        if !self.port.doubled {
+            self.most_in_session = self.most_in_session.max(cost);
+            assert!(
+                cost <= GUEST_WINDOW as usize + URGENT,
+                "{cost} bytes in flight in one session"
+            );
+        }
         let (bytes, _) = self.port.in_flight(None);
         self.most_in_flight = self.most_in_flight.max(bytes);
     }
@@ -57,7 +85,26 @@ pub struct Pair {
     pub world: World,
     pub daemon: Daemon,
     pub agent: Option<Agent>,
+    saved_guest: Option<SavedGuest>,
+    saved_daemon: Option<SavedDaemon>,
     steps: u64,
+}
+
+#[derive(Clone)]
+struct SavedGuest {
+    agent: Option<Agent>,
+    clock: Clock,
+    rings: Rings,
+    at: Time,
+    view: GuestView,
+}
+
+#[derive(Clone)]
+struct SavedDaemon {
+    daemon: Daemon,
+    clock: Clock,
+    at: Time,
+    view: HostView,
 }
 
 impl Pair {
@@ -68,6 +115,8 @@ impl Pair {
         Self {
             world: World {
                 now,
+                guest_clock: Clock::default(),
+                host_clock: Clock::default(),
                 ledger: Ledger::new(random.next()),
                 random,
                 port: Port::new(),
@@ -77,10 +126,14 @@ impl Pair {
                 marks: 0,
                 most_in_session: 0,
                 most_in_flight: 0,
+                most_held: 0,
+                slowest: Duration::ZERO,
                 trace,
             },
             daemon: Daemon::new(now),
             agent: None,
+            saved_guest: None,
+            saved_daemon: None,
             steps: 0,
         }
     }
@@ -89,7 +142,7 @@ impl Pair {
         if self.agent.is_none() {
             self.world.note(|| "agent: starts".to_owned());
             self.world.port.open();
-            self.agent = Some(Agent::new(self.world.now));
+            self.agent = Some(Agent::new(self.world.guest_now()));
         }
     }
 
@@ -110,6 +163,69 @@ impl Pair {
         self.daemon.kill(&mut self.world);
     }
 
+    /// Takes a snapshot of the VM.
+    pub fn save_guest(&mut self) {
+        self.world.note(|| "guest: is saved".to_owned());
+        let World {
+            port, ledger, now, ..
+        } = &self.world;
+        self.saved_guest = port.save().map(|rings| SavedGuest {
+            agent: self.agent.clone(),
+            clock: self.world.guest_clock,
+            rings,
+            at: *now,
+            view: ledger.guest_view(),
+        });
+    }
+
+    /// Puts the VM back to its snapshot, if there is one. Its host goes on.
+    pub fn revert_guest(&mut self) {
+        let Some(saved) = self.saved_guest.clone() else {
+            return;
+        };
+        let world = &mut self.world;
+        world.note(|| "guest: is put back".to_owned());
+        self.agent = saved.agent;
+        if let Some(agent) = &mut self.agent {
+            agent.stalled = world.now;
+        }
+        world.guest_clock = saved.clock;
+        world.guest_clock.go_back(saved.at, world.now);
+        world.port.load(saved.rings);
+        world.ledger.put_guest_back(&saved.view);
+    }
+
+    /// Takes a snapshot of the daemon's process.
+    pub fn save_daemon(&mut self) {
+        self.world.note(|| "host: is saved".to_owned());
+        self.saved_daemon = Some(SavedDaemon {
+            daemon: self.daemon.clone(),
+            clock: self.world.host_clock,
+            at: self.world.now,
+            view: self.world.ledger.host_view(),
+        });
+    }
+
+    /// Puts the daemon back to its snapshot, if there is one. The VM goes on, and so does the
+    /// connection if it is still the same.
+    pub fn revert_daemon(&mut self) {
+        let Some(saved) = self.saved_daemon.clone() else {
+            return;
+        };
+        let world = &mut self.world;
+        world.note(|| "host: is put back".to_owned());
+        if let Some(id) = self.daemon.client
+            && saved.daemon.client != Some(id)
+        {
+            world.port.close(id, 0);
+        }
+        self.daemon = saved.daemon;
+        self.daemon.stalled = world.now;
+        world.host_clock = saved.clock;
+        world.host_clock.go_back(saved.at, world.now);
+        world.ledger.put_host_back(&saved.view);
+    }
+
     pub fn stall_agent(&mut self, span: Duration) {
         if let Some(agent) = &mut self.agent {
             agent.stalled = self.world.now + span;
@@ -124,9 +240,14 @@ impl Pair {
         self.daemon.request(&mut self.world, order)
     }
 
+    pub fn ping(&mut self) {
+        self.daemon.ping(&self.world);
+    }
+
     /// Both sides have the same session open.
     pub fn is_open(&self) -> bool {
-        self.daemon.host.is_open() && self.agent.as_ref().is_some_and(|a| a.guest.is_open())
+        let guest = self.agent.as_ref().and_then(|a| a.guest.session());
+        guest.is_some() && guest == self.daemon.host.session()
     }
 
     /// The agent has written a part of a frame.
@@ -149,7 +270,12 @@ impl Pair {
     pub fn run_until(&mut self, span: Duration, done: impl Fn(&Self) -> bool) -> Duration {
         let begin = self.world.now;
         while !done(self) {
-            assert!(self.world.now < begin + span, "not within {span:?}");
+            if self.world.now >= begin + span {
+                self.world.note(|| format!("{:#?}", self.daemon.host));
+                self.world
+                    .note(|| format!("{:#?}", self.agent.as_ref().map(|a| &a.guest)));
+                panic!("not within {span:?}");
+            }
             self.step(begin + span);
         }
         self.world.now.since(begin)
@@ -222,7 +348,10 @@ impl Pair {
     /// When one of the two wakes up by itself.
     fn next(&self) -> Option<Time> {
         let agent = self.agent.as_ref().filter(|_| self.world.port.is_running());
-        let now = self.world.now;
-        earliest(self.daemon.next(now), agent.and_then(|a| a.next(now)))
+        let world = &self.world;
+        earliest(
+            self.daemon.next(world),
+            agent.and_then(|agent| agent.next(world)),
+        )
     }
 }

@@ -44,6 +44,15 @@ pub struct Port {
     vring: Queue,
 }
 
+/// A port in a snapshot.
+#[derive(Clone)]
+pub struct Rings {
+    open: bool,
+    sees_host: bool,
+    ring: Queue,
+    vring: Queue,
+}
+
 /// What the guest's read(2) gives.
 pub enum Read {
     Bytes(Vec<u8>),
@@ -102,6 +111,11 @@ impl Port {
     /// QEMU closes the connection that it serves.
     pub fn hang_up(&mut self) {
         self.end_service();
+    }
+
+    /// Whether this client is the one that QEMU serves.
+    pub fn serves(&self, id: u64) -> bool {
+        self.served.as_ref().is_some_and(|client| client.id == id)
     }
 
     /// Clients ever connected.
@@ -283,6 +297,37 @@ impl Port {
     pub fn reset(&mut self) {
         self.close_port();
         self.vring = Queue::default();
+    }
+
+    /// What a snapshot keeps of the port: the guest's rings and what its driver believes, and nothing
+    /// of the host's socket. `None`: QEMU is throttled in the middle of a buffer, and such a snapshot
+    /// would not give a working port (W3).
+    pub fn save(&self) -> Option<Rings> {
+        (!self.throttled).then(|| Rings {
+            open: self.open,
+            sees_host: self.sees_host,
+            ring: self.ring.clone(),
+            vring: self.vring.clone(),
+        })
+    }
+
+    /// The guest is put back. What it had been sent is read again, what it had written is written
+    /// again, with nobody there to a port that then stays mute.
+    pub fn load(&mut self, saved: Rings) {
+        self.open = saved.open;
+        self.sees_host = saved.sees_host;
+        self.ring = saved.ring;
+        self.vring = saved.vring;
+        self.running = true;
+        self.throttled = false;
+        self.orphaned = false;
+        self.mute = self.served.is_none() && !self.vring.is_empty();
+        self.doubled = true;
+    }
+
+    /// Only another connect makes it work again.
+    pub const fn is_sick(&self) -> bool {
+        self.mute || self.blind || self.orphaned
     }
 
     /// One buffer on its way to the guest is lost, and nobody is told.

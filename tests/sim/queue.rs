@@ -7,12 +7,13 @@ pub const SOCKET: usize = 212_992;
 pub const WRITE_COST: usize = 768;
 
 /// Bytes on their way, in the pieces in which they were written.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Queue {
     pub pieces: VecDeque<Piece>,
     pub cost: usize,
 }
 
+#[derive(Clone)]
 pub struct Piece {
     pub bytes: Vec<u8>,
     pub read: usize,

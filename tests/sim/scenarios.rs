@@ -8,30 +8,30 @@ use super::ledger::{Fate, Order};
 use super::pair::Pair;
 use super::{Replay, number};
 
-const fn millis(span: u64) -> Duration {
+pub const fn millis(span: u64) -> Duration {
     Duration::from_millis(span)
 }
 
-const fn seconds(span: u64) -> Duration {
+pub const fn seconds(span: u64) -> Duration {
     Duration::from_secs(span)
 }
 
 /// A request of this size, which is answered at once.
-fn carrying(content: usize) -> Order {
+pub fn carrying(content: usize) -> Order {
     Order {
         content,
         ..Order::default()
     }
 }
 
-fn answering(answer: usize) -> Order {
+pub fn answering(answer: usize) -> Order {
     Order {
         answer,
         ..Order::default()
     }
 }
 
-fn each_seed(run: impl Fn(&mut Pair)) {
+pub fn each_seed(run: impl Fn(&mut Pair)) {
     each_seed_from_nothing(|pair| {
         pair.start_agent();
         pair.run_until(seconds(1), Pair::is_open);
@@ -225,6 +225,23 @@ fn a_stalled_reader_gets_the_newest_telemetry_only() {
     });
 }
 
+/// Nothing else fills its window: reports alone must not.
+#[test]
+fn a_host_that_stops_reading_finds_few_old_reports() {
+    each_seed(|pair| {
+        pair.run(millis(100));
+        let before = pair.world.ledger.reports;
+        pair.stall_daemon(seconds(29));
+        pair.run(seconds(29));
+        pair.run(millis(500));
+        let ledger = &pair.world.ledger;
+        assert_eq!(ledger.received_report, ledger.reported);
+        let found = ledger.reports - before;
+        assert!((2..=10).contains(&found), "{found} reports");
+        assert!(pair.agent.as_mut().unwrap().guest.coalesced() >= 15);
+    });
+}
+
 #[test]
 fn a_ping_passes_streams_by() {
     each_seed(|pair| {
@@ -236,7 +253,7 @@ fn a_ping_passes_streams_by() {
         }
         for _ in 0..20 {
             pair.run(millis(5));
-            pair.daemon.host.ping(pair.world.now);
+            pair.ping();
         }
         assert!(
             pair.world.ledger.pending() > 0,
@@ -315,9 +332,10 @@ fn behind_another_client_the_host_waits_in_the_queue() {
 fn what_another_client_wrote_does_not_shut_the_host_out() {
     each_seed(|pair| {
         pair.stall_agent(seconds(30));
-        pair.run_until(seconds(20), |pair| pair.daemon.client.is_none());
         let other = pair.world.port.connect().unwrap();
         pair.world.port.host_write(other, b"hello?\n");
+        pair.request(carrying(10));
+        pair.run_until(seconds(20), |pair| pair.world.port.serves(other));
         pair.run(millis(5));
         pair.world.port.close(other, 9);
         pair.stall_agent(Duration::ZERO);
