@@ -15,7 +15,7 @@ pub const SUFFIX: &str = ".agent.sock";
 pub struct Socket {
     pub path: PathBuf,
     device: u64,
-    inode: u64,
+    pub inode: u64,
     changed: (i64, i64),
 }
 
