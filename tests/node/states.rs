@@ -45,7 +45,7 @@ impl Hidden {
     }
 
     fn show(self, node: &Node, name: &str) -> Relay {
-        fs::hard_link(&self.path, node.socket(name)).unwrap();
+        symlink(&self.path, node.socket(name)).unwrap();
         self.relay
     }
 }
