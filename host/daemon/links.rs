@@ -215,7 +215,7 @@ impl Daemon {
         };
         self.deadlines.set(key, at);
         match vm.is_in_line() {
-            Some(in_queue) => self.queues.want(now, key, in_queue),
+            Some(in_queue) => self.queues.want(now, key, in_queue, vm.has_holder_ended()),
             None => self.queues.forget(key),
         }
         if vm.is_readable() || vm.monitor.is_readable() {

@@ -274,7 +274,12 @@ impl Session {
             // A QEMU that does not know the question has told nothing.
             Asked::Status => {
                 let running = line.get("return").and_then(|status| status.get("running"));
-                told.running = running.and_then(Value::as_bool);
+                let running = running.and_then(Value::as_bool);
+                let resumed = told.running == Some(false) && running == Some(true);
+                told.running = running;
+                if resumed && let Some(Open::Since(at)) = &mut told.open {
+                    *at = now;
+                }
                 return Some(true);
             }
             Asked::Chardev => {

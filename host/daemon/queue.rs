@@ -64,6 +64,8 @@ pub struct Queues {
 #[derive(Debug)]
 struct Waiting {
     in_queue: bool,
+    /// The holder that was found had ended when this was looked at last.
+    ended: bool,
     looks: usize,
 }
 
@@ -91,12 +93,21 @@ impl Queues {
         }
     }
 
-    /// A VM's connection waits in the queue, or found no room there. It is looked for now if this is
-    /// news, else at its time.
-    pub fn want(&mut self, now: Time, key: VmKey, in_queue: bool) {
-        let known = self.waiting.get(&key);
-        if known.is_none_or(|waiting| waiting.in_queue != in_queue) {
-            self.waiting.insert(key, Waiting { in_queue, looks: 0 });
+    /// A VM's connection waits in the queue, or found no room there. It is looked for now if this, or
+    /// that its holder has `ended`, is news; else at its time.
+    pub fn want(&mut self, now: Time, key: VmKey, in_queue: bool, ended: bool) {
+        let news = match self.waiting.get(&key) {
+            Some(waiting) => waiting.in_queue != in_queue || (ended && !waiting.ended),
+            None => true,
+        };
+        let looks = self.waiting.get(&key).map_or(0, |waiting| waiting.looks);
+        let waiting = Waiting {
+            in_queue,
+            ended,
+            looks: if news { 0 } else { looks },
+        };
+        self.waiting.insert(key, waiting);
+        if news {
             self.due.set(key, Some(now));
         }
     }

@@ -134,7 +134,7 @@ pub struct Told {
 /// Whether the port is open in the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
-    /// It has been since then, as far as we know.
+    /// It has been in a VM that runs since then, as far as we know.
     Since(Time),
     /// It was not when we heard of it last, then.
     NotAt(Time),
@@ -195,8 +195,9 @@ fn served(phase: Phase, evidence: &Evidence, shown: &State) -> State {
         Some(Open::NotAt(at)) => phase != Phase::Ready || evidence.heard.is_none_or(|h| h < at),
         _ => false,
     };
-    let reads_late = match told.open {
-        Some(Open::Since(at)) => evidence.now.since(at) >= OPEN_GRACE,
+    let is_open = matches!(told.open, Some(Open::Since(_)));
+    let reads_soon = match told.open {
+        Some(Open::Since(at)) => evidence.now.since(at) < OPEN_GRACE,
         _ => false,
     };
     match phase {
@@ -206,12 +207,17 @@ fn served(phase: Phase, evidence: &Evidence, shown: &State) -> State {
         _ if told.running == Some(false) => State::Waiting { why: PAUSED },
         _ if is_closed => State::Waiting { why: CLOSED },
         Phase::Ready => State::Ready,
-        Phase::Stalled if evidence.taken != Some(false) => State::Stalled { why: MUTE },
-        Phase::Stalled if reads_late => State::Stalled { why: NOT_READING },
-        Phase::Stalled => State::Stalled { why: NOT_TAKING },
-        // The Ping has only just been sent.
-        _ if evidence.taken.is_none() && !matches!(shown, State::Ready) => keep(shown),
-        _ if reads_late && evidence.taken == Some(false) => State::Stalled { why: NOT_READING },
+        // The Ping has only just been sent, or the agent has only just been there to read it.
+        _ if (evidence.taken.is_none() || reads_soon) && !matches!(shown, State::Ready) => {
+            keep(shown)
+        }
+        Phase::Stalled if evidence.taken == Some(false) => State::Stalled {
+            why: if is_open { NOT_READING } else { NOT_TAKING },
+        },
+        Phase::Stalled => State::Stalled {
+            why: if is_open { NOT_ANSWERING } else { MUTE },
+        },
+        _ if is_open && evidence.taken == Some(false) => State::Stalled { why: NOT_READING },
         _ => State::Waiting { why: NOT_TAKEN },
     }
 }
@@ -230,7 +236,8 @@ fn connecting(why: &str) -> State {
     }
 }
 
-/// An agent that has just opened its port reads at once, but not in the same moment.
+/// An agent that has just opened its port, or whose VM has just resumed, reads at once, but not in
+/// the same moment.
 const OPEN_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
 const NOT_ACCEPTED: &str =
@@ -245,6 +252,7 @@ const NOT_TAKEN: &str =
 const NOT_TAKING: &str =
     "the guest no longer takes our bytes: is the VM paused, or the agent stopped?";
 const NOT_READING: &str = "the agent has the port open and does not read: is it stopped?";
+const NOT_ANSWERING: &str = "the agent has the port open and does not answer: is it stopped?";
 const MUTE: &str = "the guest takes our bytes and does not answer";
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One VM: its socket, its channel, and what is known of it.
 
 use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use mio::net::UnixStream;
@@ -336,6 +337,12 @@ impl Vm {
             } if self.host.is_taken() == Some(false) => Some(true),
             _ => None,
         }
+    }
+
+    /// Whether the process that we are behind has ended. One look at /proc, unlike the search for it.
+    pub fn has_holder_ended(&self) -> bool {
+        let pid = self.shown.state.behind().map_or(0, |behind| behind.pid);
+        pid > 0 && !Path::new(&format!("/proc/{pid}")).exists()
     }
 
     /// What has to be known to find out who is ahead of us.

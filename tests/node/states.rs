@@ -256,6 +256,35 @@ fn a_vm_that_is_off_stays_listed_and_goes_on_when_it_comes_back() {
     drop(vm);
 }
 
+#[test]
+fn of_vms_that_are_off_the_last_thousand_are_remembered() {
+    let node = Node::start();
+    let kept = node.vm("kept");
+    node.wait_state("kept", "ready");
+    let many = node.dir.join("many");
+    fs::create_dir(&many).unwrap();
+    for n in 0..1002 {
+        drop(UnixListener::bind(many.join(format!("{n}.agent.sock"))).unwrap());
+    }
+    // The first is off before the others come.
+    fs::remove_file(node.socket("kept")).unwrap();
+    node.wait_state("kept", "absent");
+    let vms = node.dir.join("vms");
+    fs::rename(&vms, node.dir.join("old")).unwrap();
+    fs::rename(&many, &vms).unwrap();
+    let count = |node: &Node| {
+        let all = node.run(&["vms", "--json"]).json();
+        all.as_array().unwrap().len()
+    };
+    until_so("all are found", || count(&node) == 1003);
+    assert!(node.look("kept").is_some());
+    fs::remove_dir_all(&vms).unwrap();
+    until_so("the oldest is forgotten", || node.look("kept").is_none());
+    until_so("others are", || count(&node) == 1000);
+    assert_eq!(node.run(&["ping", "kept"]).status, 1);
+    drop(kept);
+}
+
 /// A VM without an agent whose monitor says so.
 fn with_monitor(node: &Node, running: bool, open: bool) -> (Relay, Monitor) {
     let monitor = node.dir.join("vms/vm.qmp.sock");
