@@ -257,8 +257,6 @@ const MUTE: &str = "the guest takes our bytes and does not answer";
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const NOW: Time = Time::from_micros(100_000_000);
@@ -351,73 +349,42 @@ mod tests {
 
     #[test]
     fn what_the_monitor_tells_is_believed() {
-        let told = |running, open| Told {
-            running: Some(running),
-            open: Some(open),
-        };
-        let cases = [
-            (
-                Phase::Waiting,
-                false,
-                Open::NotAt(at(90)),
-                "waiting for agent",
-                PAUSED,
-            ),
-            (Phase::Ready, false, Open::Since(at(90)), "stalled", PAUSED),
-            (
-                Phase::Waiting,
-                true,
-                Open::NotAt(at(90)),
-                "waiting for agent",
-                CLOSED,
-            ),
-            (
-                Phase::Stalled,
-                true,
-                Open::NotAt(at(90)),
-                "waiting for agent",
-                CLOSED,
-            ),
-            (
-                Phase::Waiting,
-                true,
-                Open::Since(at(90)),
-                "stalled",
-                NOT_READING,
-            ),
-            (
-                Phase::Stalled,
-                true,
-                Open::Since(at(90)),
-                "stalled",
-                NOT_READING,
-            ),
-            // It may be about to read.
-            (
-                Phase::Waiting,
-                true,
-                Open::Since(NOW),
-                "waiting for agent",
-                NOT_TAKEN,
-            ),
-            (
-                Phase::Ready,
-                true,
-                Open::NotAt(at(96)),
-                "waiting for agent",
-                CLOSED,
-            ),
-            // It has spoken since.
-            (Phase::Ready, true, Open::NotAt(at(94)), "ready", ""),
-        ];
-        for (phase, running, open, word_, why) in cases {
+        use Phase::{Ready, Stalled, Waiting};
+        let judged = |phase, running, open, taken| {
             let mut e = evidence(phase, Seen::Accepted);
-            e.taken = Some(false);
+            e.taken = Some(taken);
             e.heard = Some(at(95));
-            e.told = told(running, open);
-            let state = judge(&e, &State::Ready);
-            assert_eq!((word(state.wire()), state.why()), (word_, why), "{e:?}");
+            e.told = Told {
+                running: Some(running),
+                open: Some(open),
+            };
+            judge(&e, &State::Ready)
+        };
+        let (open, closed) = (Open::Since(at(90)), Open::NotAt(at(96)));
+        let waiting = |why| State::Waiting { why };
+        let stalled = |why| State::Stalled { why };
+        assert_eq!(judged(Waiting, false, closed, false), waiting(PAUSED));
+        assert_eq!(judged(Ready, false, open, false), stalled(PAUSED));
+        for phase in [Waiting, Stalled, Ready] {
+            assert_eq!(judged(phase, true, closed, false), waiting(CLOSED));
         }
-        assert!(NOW.since(at(95)) > Duration::ZERO);
+        for phase in [Waiting, Stalled] {
+            assert_eq!(judged(phase, true, open, false), stalled(NOT_READING));
+        }
+        assert_eq!(judged(Stalled, true, open, true), stalled(NOT_ANSWERING));
+        // It has spoken since.
+        let before = Open::NotAt(at(94));
+        assert_eq!(judged(Ready, true, before, false), State::Ready);
+    }
+
+    #[test]
+    fn an_agent_that_has_only_just_opened_its_port_may_be_about_to_read() {
+        let mut e = evidence(Phase::Waiting, Seen::Accepted);
+        e.taken = Some(false);
+        e.told.open = Some(Open::Since(NOW));
+        let waiting = State::Waiting { why: CLOSED };
+        assert_eq!(judge(&e, &waiting), waiting);
+        e.now = NOW + OPEN_GRACE;
+        assert_eq!(judge(&e, &waiting).why(), NOT_READING);
     }
 }
