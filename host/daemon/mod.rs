@@ -186,7 +186,7 @@ impl Daemon {
                         self.rescan_at = Some(now);
                     }
                     QUEUES => {
-                        let found = self.queues.on_ready();
+                        let found = self.queues.on_ready(now);
                         self.on_lines(now, found);
                     }
                     TERMINATE | RELOAD | CHILD => {
@@ -221,7 +221,7 @@ impl Daemon {
 
     fn reap(&mut self, now: Time) {
         while let Some((pid, _)) = process::reap() {
-            let found = self.queues.on_exit(pid);
+            let found = self.queues.on_exit(now, pid);
             self.on_lines(now, found);
         }
     }

@@ -78,8 +78,9 @@ enum Child {
         asked: Vec<VmKey>,
         deadline: Time,
     },
-    /// It has answered, or was killed, and has not yet ended.
-    Ending(Pid),
+    /// It has answered, or was killed, and has not yet ended. One that hangs in the kernel may not do
+    /// so for long; from then on nothing can be found out.
+    Ending { pid: Pid, hangs_from: Time },
 }
 
 impl Queues {
@@ -125,7 +126,9 @@ impl Queues {
         match &self.child {
             None => self.due.next(),
             Some(Child::Looking { deadline, .. }) => Some(*deadline),
-            Some(Child::Ending(_)) => None,
+            Some(Child::Ending { hangs_from, .. }) => {
+                self.due.next().map(|due| due.max(*hangs_from))
+            }
         }
     }
 
@@ -139,7 +142,12 @@ impl Queues {
         registry: &Registry,
         ask: impl Fn(VmKey) -> Option<Ask>,
     ) -> Vec<VmKey> {
-        if self.child.is_some() || self.due.next().is_none_or(|at| at > now) {
+        let may_begin = match &self.child {
+            None => true,
+            Some(Child::Ending { hangs_from, .. }) => *hangs_from <= now,
+            Some(Child::Looking { .. }) => false,
+        };
+        if !may_begin {
             return Vec::new();
         }
         let mut asked = Vec::new();
@@ -157,8 +165,8 @@ impl Queues {
                 asks.push((key, ask));
             }
         }
-        if asks.is_empty() {
-            return Vec::new();
+        if asks.is_empty() || self.child.is_some() {
+            return asked;
         }
         match start(&asks, registry, self.token) {
             Ok((pid, pipe)) => {
@@ -176,18 +184,18 @@ impl Queues {
     }
 
     /// An event came for the pipe. What was found, once it is complete.
-    pub fn on_ready(&mut self) -> Vec<(VmKey, Line)> {
+    pub fn on_ready(&mut self, now: Time) -> Vec<(VmKey, Line)> {
         let Some(Child::Looking { pipe, bytes, .. }) = &mut self.child else {
             return Vec::new();
         };
         let mut buffer = [0; 8192];
         loop {
             match pipe.read(&mut buffer) {
-                Ok(0) => return self.end(),
+                Ok(0) => return self.end(now),
                 Ok(n) if bytes.len() + n <= MAX_ANSWER => bytes.extend(&buffer[..n]),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Vec::new(),
-                Ok(_) | Err(_) => return self.end(),
+                Ok(_) | Err(_) => return self.end(now),
             }
         }
     }
@@ -195,18 +203,18 @@ impl Queues {
     /// What is known at a child's deadline.
     pub fn on_timeout(&mut self, now: Time) -> Vec<(VmKey, Line)> {
         match &self.child {
-            Some(Child::Looking { deadline, .. }) if *deadline <= now => self.end(),
+            Some(Child::Looking { deadline, .. }) if *deadline <= now => self.end(now),
             _ => Vec::new(),
         }
     }
 
     /// A child of the daemon has ended.
-    pub fn on_exit(&mut self, ended: Pid) -> Vec<(VmKey, Line)> {
+    pub fn on_exit(&mut self, now: Time, ended: Pid) -> Vec<(VmKey, Line)> {
         match self.child {
-            Some(Child::Ending(pid)) if pid == ended => self.child = None,
+            Some(Child::Ending { pid, .. }) if pid == ended => self.child = None,
             // Its answer is in the pipe.
             Some(Child::Looking { pid, .. }) if pid == ended => {
-                let found = self.on_ready();
+                let found = self.on_ready(now);
                 self.child = None;
                 return found;
             }
@@ -215,7 +223,7 @@ impl Queues {
         Vec::new()
     }
 
-    fn end(&mut self) -> Vec<(VmKey, Line)> {
+    fn end(&mut self, now: Time) -> Vec<(VmKey, Line)> {
         let Some(Child::Looking {
             pid, bytes, asked, ..
         }) = self.child.take()
@@ -223,7 +231,8 @@ impl Queues {
             return Vec::new();
         };
         process::signal_group(pid, Signal::Kill);
-        self.child = Some(Child::Ending(pid));
+        let hangs_from = now + PATIENCE;
+        self.child = Some(Child::Ending { pid, hangs_from });
         let mut found = decode(&bytes);
         asked
             .into_iter()

@@ -183,7 +183,7 @@ fn in_line(evidence: &Evidence, shown: &State) -> State {
             behind: Behind::default(),
             why: NO_DIAG,
         },
-        Some(Line::Unknown) => connecting(NOT_ACCEPTED),
+        Some(Line::Unknown) => connecting(NOT_SEEN),
         None => keep(shown),
     }
 }
@@ -242,6 +242,8 @@ const OPEN_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
 const NOT_ACCEPTED: &str =
     "nothing has accepted our connection yet: QEMU is still starting, or hangs";
+const NOT_SEEN: &str =
+    "nothing has accepted our connection yet, and who is ahead of us cannot be found out";
 const NO_DIAG: &str =
     "the socket's queue is full, and the kernel does not say of whom (CONFIG_UNIX_DIAG)";
 const PAUSED: &str = "the VM is paused";

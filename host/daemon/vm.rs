@@ -358,9 +358,11 @@ impl Vm {
         })
     }
 
-    /// Who is ahead of us.
+    /// Somebody has looked who is ahead of us. What was found before outlasts a look that failed.
     pub fn on_line(&mut self, line: Line) {
-        self.line = Some(line);
+        if self.line.is_none() || line != Line::Unknown {
+            self.line = Some(line);
+        }
     }
 
     fn connect(&mut self, now: Time, registry: &Registry) {
