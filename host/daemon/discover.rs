@@ -63,6 +63,12 @@ pub fn scan(directory: &Path) -> io::Result<(BTreeMap<String, Socket>, Vec<Strin
     Ok((sockets, faults))
 }
 
+/// What tells a directory from another at the same path: device and inode.
+pub fn identity(directory: &Path) -> Option<(u64, u64)> {
+    let meta = fs::metadata(directory).ok()?;
+    Some((meta.dev(), meta.ino()))
+}
+
 /// The socket at this path; `None`: something else is there.
 ///
 /// # Errors

@@ -30,8 +30,11 @@ impl Daemon {
                 (socket.map(|s| (name, s)).into_iter().collect(), Vec::new())
             }),
             Source::Directory(directory) => {
-                if self.watch.is_none() {
+                // One that was put in the place of the other has to be watched anew.
+                let there = discover::identity(directory);
+                if self.watch.is_none() || self.watched != there {
                     self.watch = watch(directory, self.poll.registry());
+                    self.watched = there;
                 }
                 discover::scan(directory)
             }

@@ -95,6 +95,8 @@ pub struct Daemon {
     /// When to accept again although the listener says nothing.
     accept_at: Option<Time>,
     watch: Option<Watch>,
+    /// The directory that is watched, whatever is at its path by now.
+    watched: Option<(u64, u64)>,
     rescan_at: Option<Time>,
     faults: Vec<String>,
     next_key: u64,
@@ -144,6 +146,7 @@ impl Daemon {
             signals,
             accept_at: None,
             watch: None,
+            watched: None,
             rescan_at: Some(Time::from_micros(0)),
             faults: Vec::new(),
             next_key: FIRST_KEY,
