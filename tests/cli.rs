@@ -13,11 +13,12 @@ use crate::util::agent::{accept, lie};
 use crate::util::node::{Node, direct, qx, run};
 use crate::util::{Dir, Running, until_so};
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 10] = [
     "vms",
     "ping",
     "info",
     "telemetry",
+    "events",
     "exec",
     "cp",
     "cat",
@@ -55,7 +56,7 @@ fn help_names_every_command_and_each_has_its_own() {
 
 #[test]
 fn what_is_typed_wrong_exits_with_2_and_says_how_to_go_on() {
-    let cases: [&[&str]; 18] = [
+    let cases: [&[&str]; 20] = [
         &[],
         &["no-such-command"],
         &["--no-such-option"],
@@ -65,6 +66,8 @@ fn what_is_typed_wrong_exits_with_2_and_says_how_to_go_on() {
         &["ping", "a", "b"],
         &["ping", "vm", "-c", "0"],
         &["ping", "vm", "-c", "many"],
+        &["events", "a", "b"],
+        &["events", "--direct", "x"],
         &["exec", "vm"],
         &["exec", "vm", "--"],
         &["exec", "vm", "ls", "-l"],
@@ -89,11 +92,12 @@ fn what_is_typed_wrong_exits_with_2_and_says_how_to_go_on() {
 fn without_a_daemon_every_command_exits_with_3_but_exec_with_125() {
     let dir = Dir::new();
     let control = format!("--control={}", dir.text("none"));
-    let cases: [(&[&str], i32); 7] = [
+    let cases: [(&[&str], i32); 8] = [
         (&["vms", &control], 3),
         (&["ping", &control, "vm"], 3),
         (&["info", &control, "vm"], 3),
         (&["telemetry", &control, "vm"], 3),
+        (&["events", &control, "--follow"], 3),
         (&["cat", &control, "vm", "/x"], 3),
         (&["cp", &control, "vm:/x", "-"], 3),
         (&["exec", &control, "vm", "--", "true"], 125),
@@ -183,7 +187,7 @@ fn json_has_the_keys_that_programs_rely_on() {
     let _relay = node.relay("vm");
     let _agent = node.agent("vm", &["--telemetry-interval", "1"]);
     let vm = node.wait_state("vm", "ready");
-    let vm_keys = "vm state reason since_ms socket agent boot_id uptime_seconds rtt_us \
+    let vm_keys = "vm state reason behind since_ms socket agent boot_id uptime_seconds rtt_us \
         clock_skew_ms last_frame_ms counters";
     assert_eq!(keys(&vm), vm_keys);
     assert_eq!(
@@ -224,7 +228,7 @@ fn json_has_the_keys_that_programs_rely_on() {
         (&"out\n".into(), &"err\n".into())
     );
     let channel = node.run(&["channel", "vm", "--json"]).json();
-    assert_eq!(keys(&channel), "vm socket libvirt qemu");
+    assert_eq!(keys(&channel), "vm socket libvirt qemu monitor");
     let watch = Running::start(
         &mut node.command(&["telemetry", "vm", "--watch", "--json"]),
         b"",

@@ -7,6 +7,9 @@
 mod clients;
 // Guests: dead, restarted, lying.
 mod guests;
+// What is told of VMs: who is ahead in a queue, what a monitor says, what has happened.
+mod events;
+mod states;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -24,9 +27,9 @@ fn a_socket_that_appears_later_is_found_and_one_that_goes_is_gone() {
     assert_eq!(seen["agent"]["version"], quantix::VERSION);
     assert_eq!(seen["socket"], node.socket("late").to_str().unwrap());
     fs::remove_file(node.socket("late")).unwrap();
-    until_so("the VM is gone", || node.look("late").is_none());
-    let why = node.run(&["ping", "late"]);
-    assert!(why.trouble(1).contains("no VM is named \"late\""));
+    node.wait_state("late", "absent");
+    let why = node.run(&["ping", "never-seen"]);
+    assert!(why.trouble(1).contains("no VM is named \"never-seen\""));
     drop(vm);
 }
 
@@ -66,7 +69,7 @@ fn a_directory_of_sockets_that_is_made_anew_is_watched_again() {
     fs::create_dir(node.dir.join("vms")).unwrap();
     let second = node.vm("second");
     node.wait_state("second", "ready");
-    until_so("the old VM is gone", || node.look("first").is_none());
+    node.wait_state("first", "absent");
     drop((vm, second));
 }
 

@@ -235,3 +235,21 @@ fn hear(now: Time, guest: &mut Guest, bytes: &[u8]) {
         draws
     });
 }
+
+#[test]
+fn a_directory_of_sockets_in_the_place_of_another_is_watched_from_then_on() {
+    let node = Node::start();
+    let vms = node.dir.join("vms");
+    // The daemon sees the moment without any now and then.
+    for name in ["a", "b", "c", "d"] {
+        let next = node.dir.join("next");
+        fs::create_dir(&next).unwrap();
+        fs::rename(&vms, node.dir.join(&format!("before-{name}"))).unwrap();
+        fs::rename(&next, &vms).unwrap();
+        let vm = node.vm(name);
+        node.wait_state(name, "ready");
+        fs::remove_file(node.socket(name)).unwrap();
+        node.wait_state(name, "absent");
+        drop(vm);
+    }
+}

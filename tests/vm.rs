@@ -20,3 +20,4 @@ mod messages;
 // What happens to a channel, each in a guest of its own.
 mod channel;
 mod restarts;
+mod states;

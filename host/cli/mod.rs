@@ -2,6 +2,7 @@
 
 mod client;
 mod copy;
+mod events;
 mod options;
 mod render;
 mod report;
@@ -120,6 +121,7 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "ping" => run::ping(typed),
         "info" => run::info(typed),
         "telemetry" => run::telemetry(typed),
+        "events" => events::events(typed),
         "exec" => run::exec(typed),
         "cp" => copy::cp(typed),
         "cat" => copy::cat(typed),

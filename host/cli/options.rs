@@ -92,6 +92,16 @@ pub const COMMANDS: &[Command] = &[
         ],
     },
     Command {
+        name: "events",
+        usage: "[VM]",
+        about: "show what has happened to the VMs: states, sessions, boots",
+        options: &[
+            flag("follow", Some('f'), "go on with each new event"),
+            JSON,
+            CONTROL,
+        ],
+    },
+    Command {
         name: "exec",
         usage: "VM -- COMMAND [ARG...]",
         about: "run a command, its stdin /dev/null; one word is a shell line",

@@ -73,6 +73,24 @@ pub fn span(seconds: u64) -> String {
     }
 }
 
+/// A point in time, in seconds since 1970, as `2026-11-22T21:20:05Z`.
+pub fn iso_time(seconds: i64) -> String {
+    let (day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    // Counted from a 1 March 400 years' worth of days ago, so that a leap day ends its year.
+    let day = day + 719_468;
+    let (era, day) = (day.div_euclid(146_097), day.rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = match month {
+        0..=9 => (era * 400 + year, month + 3),
+        _ => (era * 400 + year + 1, month - 9),
+    };
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// A round trip in milliseconds.
 pub fn millis(micros: u64) -> String {
     format!("{:.2} ms", micros as f64 / 1000.0)
@@ -114,6 +132,19 @@ mod tests {
         assert_eq!(of.map(bytes), shown);
         let of = [0, 59, 61, 3600, 90_061];
         assert_eq!(of.map(span), ["0s", "59s", "1m 1s", "1h 0m", "1d 1h"]);
+    }
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        let of = [0, 951_782_400, 1_709_251_199, 4_107_542_400, 1_795_382_405];
+        let shown = [
+            "1970-01-01T00:00:00Z",
+            "2000-02-29T00:00:00Z",
+            "2024-02-29T23:59:59Z",
+            "2100-03-01T00:00:00Z",
+            "2026-11-22T21:20:05Z",
+        ];
+        assert_eq!(of.map(iso_time), shown);
     }
 
     #[test]

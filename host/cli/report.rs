@@ -1,20 +1,27 @@
 //! What is shown of VMs, pings, telemetry and commands: for people and as JSON.
 
 use quantix::message::agent::{Disk, ExecuteResponse, Interface, LinkState, Telemetry};
-use quantix::message::node::{PingResult, Vm, VmState};
+use quantix::message::node::{Behind, PingResult, Vm, VmState};
 use serde_json::{Value, json};
 
 use super::render::{bytes, millis, pairs, plain, span, table};
+use crate::daemon::{state_text, state_word};
 
-fn state(vm: &Vm) -> &'static str {
-    match vm.state() {
-        VmState::Unspecified => "unknown",
-        VmState::Absent => "absent",
-        VmState::Connecting => "connecting",
-        VmState::Waiting => "waiting for agent",
-        VmState::Ready => "ready",
-        VmState::Stalled => "stalled",
-    }
+fn state(vm: &Vm) -> String {
+    plain(&state_text(vm.state(), vm.behind.as_ref()))
+}
+
+/// Who is ahead of us, for programs.
+pub fn behind_json(behind: Option<&Behind>) -> Value {
+    let known = |number: u32| Some(number).filter(|number| *number > 0);
+    behind.map_or(Value::Null, |behind| {
+        json!({
+            "pid": known(behind.pid),
+            "command": known(behind.pid).map(|_| &behind.command),
+            "position": known(behind.position),
+            "of": behind.of,
+        })
+    })
 }
 
 /// Empty before the first Ping of a session that was open already.
@@ -47,7 +54,7 @@ pub fn vm_table(vms: &[Vm]) -> String {
         };
         rows.push(vec![
             plain(&vm.name),
-            state(vm).to_owned(),
+            state(vm),
             span(vm.since_ms / 1000),
             or_dash(span(vm.uptime_seconds)),
             or_dash(round_trip(vm)),
@@ -157,8 +164,9 @@ pub fn vm_json(vm: &Vm) -> Value {
     });
     json!({
         "vm": vm.name,
-        "state": state(vm),
+        "state": state_word(vm.state()),
         "reason": vm.reason,
+        "behind": behind_json(vm.behind.as_ref()),
         "since_ms": vm.since_ms,
         "socket": vm.socket,
         "agent": agent,

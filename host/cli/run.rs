@@ -11,7 +11,7 @@ use super::client::{Client, unexpected};
 use super::options::Typed;
 use super::render::{escape_xml, plain};
 use super::{Trouble, client, no_words, print, report, utf8, vm, vms_dir};
-use crate::daemon::{SUFFIX, vm_of};
+use crate::daemon::{MONITOR_SUFFIX, SUFFIX, vm_of};
 
 /// `qx-node vms`
 pub fn vms(typed: &Typed) -> Result<u8, Trouble> {
@@ -194,20 +194,28 @@ pub fn channel(typed: &Typed) -> Result<u8, Trouble> {
     }
     let xml = libvirt(socket);
     let arguments = qemu(socket);
+    let monitor = monitor(socket);
     if typed.has("json") {
         let mut object = serde_json::Map::new();
         object.insert("vm".into(), name.into());
         object.insert("socket".into(), socket.into());
         object.insert("libvirt".into(), xml.into());
         object.insert("qemu".into(), arguments.into());
+        object.insert("monitor".into(), monitor.into());
         return print_json(&serde_json::Value::Object(object));
     }
-    let lines = arguments.chunks(2).map(|pair| {
-        let words: Vec<String> = pair.iter().map(|word| quote(word)).collect();
-        format!("  {}", words.join(" "))
-    });
-    let shell = lines.collect::<Vec<_>>().join(" \\\n");
-    let comment = format!("<!-- QEMU without libvirt:\n{shell}\n-->\n");
+    let shell = |arguments: &[String]| {
+        let lines = arguments.chunks(2).map(|pair| {
+            let words: Vec<String> = pair.iter().map(|word| quote(word)).collect();
+            format!("  {}", words.join(" "))
+        });
+        lines.collect::<Vec<_>>().join(" \\\n")
+    };
+    let (shell, optional) = (shell(&arguments), shell(&monitor));
+    let comment = format!(
+        "<!-- QEMU without libvirt:\n{shell}\nOptional, a monitor of its own, by which qx-node \
+         sees a paused VM and a missing agent:\n{optional}\n-->\n"
+    );
     // XML allows no two dashes in a comment; --json has the arguments of such a name too.
     let comment = if shell.contains("--") { "" } else { &comment };
     if io::stdout().is_terminal() {
@@ -257,6 +265,13 @@ fn qemu(socket: &str) -> Vec<String> {
     .to_vec()
 }
 
+/// A monitor of our own, beside the VM's socket.
+fn monitor(socket: &str) -> Vec<String> {
+    let path = socket.strip_suffix(SUFFIX).unwrap_or(socket);
+    let path = format!("{path}{MONITOR_SUFFIX}").replace(',', ",,");
+    vec!["-qmp".to_owned(), format!("unix:{path},server=on,wait=off")]
+}
+
 fn list(client: &mut Client) -> Result<Vec<node::Vm>, Trouble> {
     let id = client.ask("", node_message::Body::ListVms(node::ListVms {}))?;
     let mut vms = Vec::new();
@@ -279,7 +294,8 @@ fn ping_once(client: &mut Client, name: &str) -> Result<node::PingResult, Troubl
     }
 }
 
-fn print_json(value: &serde_json::Value) -> Result<u8, Trouble> {
+/// A value on a line of its own.
+pub fn print_json(value: &serde_json::Value) -> Result<u8, Trouble> {
     print(&format!("{value}\n"))
 }
 

@@ -11,7 +11,7 @@ use quantix::time::Time;
 
 use super::broker::{CallKey, ClientKey};
 use super::client::Client;
-use super::{ACCEPT_AGAIN, Daemon, MAX_CLIENTS, token};
+use super::{ACCEPT_AGAIN, CLIENT, Daemon, MAX_CLIENTS, token};
 
 impl Daemon {
     /// Adds a client that is already connected.
@@ -19,7 +19,7 @@ impl Daemon {
     /// # Errors
     /// epoll_ctl(2) refuses it.
     pub fn add_client(&mut self, mut stream: UnixStream) -> io::Result<()> {
-        let key = ClientKey(self.make_key() + 1);
+        let key = ClientKey(self.make_key() + CLIENT);
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll
             .registry()
@@ -88,6 +88,7 @@ impl Daemon {
         self.clients.remove(&key);
         self.ready_clients.remove(&key);
         self.to_write.remove(&key);
+        self.journal.forget(key);
         if why != "left" {
             self.log.warning(format_args!("client disconnected: {why}"));
         }

@@ -15,7 +15,7 @@ pub const SUFFIX: &str = ".agent.sock";
 pub struct Socket {
     pub path: PathBuf,
     device: u64,
-    inode: u64,
+    pub inode: u64,
     changed: (i64, i64),
 }
 
@@ -61,6 +61,12 @@ pub fn scan(directory: &Path) -> io::Result<(BTreeMap<String, Socket>, Vec<Strin
         }
     }
     Ok((sockets, faults))
+}
+
+/// What tells a directory from another at the same path: device and inode.
+pub fn identity(directory: &Path) -> Option<(u64, u64)> {
+    let meta = fs::metadata(directory).ok()?;
+    Some((meta.dev(), meta.ino()))
 }
 
 /// The socket at this path; `None`: something else is there.

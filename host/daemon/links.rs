@@ -6,15 +6,20 @@ use std::path::Path;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use quantix::error::{Code, Failure};
-use quantix::host::{Event, Phase};
+use quantix::host::Event;
 use quantix::message::node::{self, node_message};
 use quantix::message::{AgentMessage, Body};
+use quantix::rt::clock;
 use quantix::rt::sys::inotify::Watch;
 use quantix::time::Time;
 
 use super::broker::{Call, Kind, VmKey};
+use super::state::{Line, State};
 use super::vm::Vm;
-use super::{Daemon, RESCAN, Source, WATCH, direct_name, discover, token, word};
+use super::{
+    ABSENT_FOR, Daemon, MAX_ABSENT, MONITOR, RESCAN, Source, WATCH, direct_name, discover, journal,
+    token,
+};
 
 impl Daemon {
     pub(super) fn rescan(&mut self, now: Time) {
@@ -25,8 +30,11 @@ impl Daemon {
                 (socket.map(|s| (name, s)).into_iter().collect(), Vec::new())
             }),
             Source::Directory(directory) => {
-                if self.watch.is_none() {
+                // One that was put in the place of the other has to be watched anew.
+                let there = discover::identity(directory);
+                if self.watch.is_none() || self.watched != there {
                     self.watch = watch(directory, self.poll.registry());
+                    self.watched = there;
                 }
                 discover::scan(directory)
             }
@@ -56,27 +64,112 @@ impl Daemon {
                 continue;
             };
             match found.remove(&name) {
-                Some(socket) if socket == vm.socket => continue,
-                Some(socket) => vm.on_new_socket(socket, now),
+                Some(socket) if socket == vm.socket && !vm.is_absent() => {
+                    if !vm.monitor.look(now) {
+                        continue;
+                    }
+                }
+                Some(socket) => {
+                    vm.on_new_socket(socket, now);
+                    vm.monitor.look(now);
+                }
+                None if vm.is_absent() => continue,
                 None => vm.on_socket_gone(),
             }
             self.settle(now, key);
             if self.vms.get(&key).is_some_and(Vm::is_absent) {
-                self.log.info(format_args!("{name}: socket gone"));
                 self.fail_calls_of(key);
-                self.vms.remove(&key);
-                self.names.remove(&name);
-                self.deadlines.set(key, None);
+                self.forget_surplus();
             }
         }
         for (name, socket) in found {
             let key = VmKey(self.make_key());
-            self.log
-                .info(format_args!("{name}: found {}", socket.path.display()));
-            let vm = Vm::new(name.clone(), socket, token(key.0), now);
-            self.names.insert(name, key);
+            let path = socket.path.display().to_string();
+            self.log.info(format_args!("{name}: found {path}"));
+            let (at, monitor) = (token(key.0), token(key.0 + MONITOR));
+            let mut vm = Vm::new(name.clone(), socket, at, monitor, now);
+            vm.monitor.look(now);
+            let event = journal::change(None, vm.state(), format!("found {path}"));
+            self.names.insert(name.clone(), key);
             self.vms.insert(key, vm);
             self.deadlines.set(key, Some(now));
+            self.record(&name, event);
+        }
+    }
+
+    /// Of VMs that are off only so many are remembered: those that were there last.
+    fn forget_surplus(&mut self) {
+        let absent = self.vms.iter().filter(|(_, vm)| vm.is_absent());
+        let mut absent: Vec<(Time, VmKey)> = absent.map(|(key, vm)| (vm.since(), *key)).collect();
+        if absent.len() > MAX_ABSENT {
+            absent.sort_unstable();
+            let surplus = absent.len() - MAX_ABSENT;
+            for (_, key) in &absent[..surplus] {
+                self.forget(*key);
+            }
+        }
+    }
+
+    /// The VM has been off for so long that nobody asks for it any more.
+    fn forget(&mut self, key: VmKey) {
+        if let Some(vm) = self.vms.remove(&key) {
+            self.log.info(format_args!("{}: forgotten", vm.name));
+            self.names.remove(&vm.name);
+        }
+        self.deadlines.set(key, None);
+        self.queues.forget(key);
+    }
+
+    /// A VM's deadline has come.
+    pub(super) fn on_vm_timeout(&mut self, now: Time, key: VmKey) {
+        let Some(vm) = self.vms.get_mut(&key) else {
+            return;
+        };
+        if vm.is_absent() && vm.since() + ABSENT_FOR <= now {
+            return self.forget(key);
+        }
+        vm.on_timeout(now);
+        self.settle(now, key);
+    }
+
+    /// Notes what has happened to a VM, and tells those who follow.
+    pub(super) fn record(&mut self, vm: &str, event: node::Event) {
+        let (event, followers) = self.journal.push(clock::wall(), vm, event);
+        for follower in followers {
+            let list = node::EventList {
+                events: vec![event.clone()],
+                more: true,
+            };
+            let body = node_message::Body::EventList(list);
+            self.send(follower.client, follower.request, vm, body);
+        }
+    }
+
+    /// Starts to look for who is ahead of the VMs that wait.
+    pub(super) fn look_at_queues(&mut self, now: Time) {
+        let found = self.queues.on_timeout(now);
+        self.on_lines(now, found);
+        let vms = &self.vms;
+        let ask = |key| vms.get(&key).and_then(Vm::ask_line);
+        let unasked = self.queues.begin(now, self.poll.registry(), ask);
+        let unknown = unasked.into_iter().map(|key| (key, Line::Unknown));
+        self.on_lines(now, unknown.collect());
+    }
+
+    /// Somebody has looked.
+    pub(super) fn on_lines(&mut self, now: Time, found: Vec<(VmKey, Line)>) {
+        for (key, line) in found {
+            if let Some(vm) = self.vms.get_mut(&key) {
+                vm.on_line(line);
+                self.settle(now, key);
+            }
+        }
+    }
+
+    pub(super) fn on_monitor_ready(&mut self, key: VmKey, read: bool, write: bool) {
+        if let Some(vm) = self.vms.get_mut(&key) {
+            vm.monitor.on_ready(read, write);
+            self.ready_vms.insert(key);
         }
     }
 
@@ -88,7 +181,7 @@ impl Daemon {
     }
 
     /// The one door: after every change of a VM this brings its connection, its deadline, its
-    /// requests and its log line into line with it.
+    /// requests and what people are told of it into line with it.
     pub(super) fn settle(&mut self, now: Time, key: VmKey) {
         loop {
             let Some(vm) = self.vms.get_mut(&key) else {
@@ -105,45 +198,53 @@ impl Daemon {
         let Some(vm) = self.vms.get_mut(&key) else {
             return;
         };
-        if let Some((before, phase)) = vm.poll_phase(now) {
-            let (name, reason) = (&vm.name, vm.reason());
-            let colon = if reason.is_empty() { "" } else { ": " };
-            let line = format_args!(
-                "{name}: {} (was {}){colon}{reason}",
-                word(phase),
-                word(before)
-            );
-            match phase {
-                Phase::Stalled => self.log.warning(line),
+        vm.guest.end_turn();
+        let changed = vm.poll_state(now).map(|before| {
+            let (name, state, why) = (&vm.name, vm.state(), vm.reason());
+            let colon = if why.is_empty() { "" } else { ": " };
+            let line = format_args!("{name}: {state} (was {before}){colon}{why}");
+            match state {
+                State::Stalled { .. } => self.log.warning(line),
                 _ => self.log.info(line),
             }
-        }
+            (name.clone(), journal::change(Some(&before), state, why))
+        });
         if let Some(line) = vm.drops.news(now, vm.host.counters()) {
             self.log.warning(format_args!("{}: {line}", vm.name));
         }
-        self.deadlines.set(key, vm.host.poll_timeout());
-        if vm.is_readable() {
+        let at = match vm.is_absent() {
+            true => Some(vm.since() + ABSENT_FOR),
+            false => vm.poll_timeout(),
+        };
+        self.deadlines.set(key, at);
+        match vm.is_in_line() {
+            Some(in_queue) => self.queues.want(now, key, in_queue, vm.has_holder_ended()),
+            None => self.queues.forget(key),
+        }
+        if vm.is_readable() || vm.monitor.is_readable() {
             self.ready_vms.insert(key);
+        }
+        if let Some((name, event)) = changed {
+            self.record(&name, event);
         }
     }
 
     pub(super) fn on_vm_event(&mut self, now: Time, key: VmKey, event: Event) {
+        if let Some(vm) = self.vms.get_mut(&key)
+            && let Some((kind, why)) = vm.guest.on_event(&event)
+        {
+            let name = vm.name.clone();
+            self.log
+                .info(format_args!("{name}: {}: {why}", journal::text(kind)));
+            self.record(&name, journal::notice(kind, why));
+        }
         match event {
             Event::Opened(_) => {
-                if let Some(vm) = self.vms.get(&key).filter(|vm| vm.rebooted) {
-                    let name = &vm.name;
-                    self.log
-                        .info(format_args!("{name}: the guest has booted anew"));
-                }
                 for call in self.calls_of(key) {
                     self.ask_pending(now, call);
                 }
             }
             Event::Lost { reason, kept } => {
-                if let Some(vm) = self.vms.get(&key) {
-                    self.log
-                        .info(format_args!("{}: session lost: {reason}", vm.name));
-                }
                 for call in self.calls_of(key) {
                     self.on_session_lost(call, &reason, &kept);
                 }

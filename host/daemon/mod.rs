@@ -2,14 +2,21 @@
 //!
 //! Whatever changes a VM ends in `settle` ([`links`]), whatever goes to a client passes `send`
 //! ([`clients`]). Requests ([`requests`]) are kept by [`broker`]; sockets are found by [`discover`].
+//! A VM's state is judged by [`state`] from what [`vm`], [`queue`] and [`monitor`] see of it; what
+//! happens is kept by [`journal`].
 
 mod broker;
 mod client;
 mod clients;
 mod deadlines;
 mod discover;
+mod guest;
+mod journal;
 mod links;
+mod monitor;
+mod queue;
 mod requests;
+mod state;
 mod vm;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,28 +26,43 @@ use std::time::Duration;
 
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token};
-use quantix::host::Phase;
 use quantix::rt::log::Log;
 use quantix::rt::signal::{Signal, Signals};
 use quantix::rt::sys::inotify::Watch;
+use quantix::rt::sys::process;
 use quantix::rt::{clock, random};
 use quantix::time::{Time, earliest};
 
 use broker::{Broker, ClientKey, VmKey};
 use client::Client;
 use deadlines::Deadlines;
+use journal::Journal;
+use queue::Queues;
 use vm::Vm;
 
 pub use discover::{SUFFIX, vm_of};
+pub use journal::text as event_text;
+pub use monitor::SUFFIX as MONITOR_SUFFIX;
+pub use state::{text as state_text, word as state_word};
 
 const LISTENER: Token = Token(0);
 const WATCH: Token = Token(1);
 const TERMINATE: Token = Token(2);
 const RELOAD: Token = Token(3);
+const CHILD: Token = Token(4);
+const QUEUES: Token = Token(5);
 
-/// Keys begin here and are never reused, so that a late event cannot hit another's object. Even
-/// ones are VMs, odd ones clients.
+/// Keys begin here and are never reused, so that a late event cannot hit another's object. The lowest
+/// two bits tell what a token is for: a VM's socket, its monitor, or a client.
 const FIRST_KEY: u64 = 16;
+const KEYS: u64 = 4;
+const CLIENT: u64 = 1;
+const MONITOR: u64 = 2;
+
+/// A VM that is off is remembered for this long, and at most so many are.
+const ABSENT_FOR: Duration = Duration::from_secs(24 * 3600);
+/// See [`ABSENT_FOR`].
+const MAX_ABSENT: usize = 1000;
 
 /// Clients at once; one more is disconnected.
 const MAX_CLIENTS: usize = 1024;
@@ -69,10 +91,12 @@ pub struct Daemon {
     log: Log,
     source: Source,
     listener: Option<UnixListener>,
-    signals: [Signals; 2],
+    signals: [Signals; 3],
     /// When to accept again although the listener says nothing.
     accept_at: Option<Time>,
     watch: Option<Watch>,
+    /// The directory that is watched, whatever is at its path by now.
+    watched: Option<(u64, u64)>,
     rescan_at: Option<Time>,
     faults: Vec<String>,
     next_key: u64,
@@ -81,6 +105,8 @@ pub struct Daemon {
     clients: BTreeMap<ClientKey, Client>,
     broker: Broker,
     deadlines: Deadlines<VmKey>,
+    queues: Queues,
+    journal: Journal,
     /// What may have more to read without another event.
     ready_vms: BTreeSet<VmKey>,
     ready_clients: BTreeSet<ClientKey>,
@@ -101,9 +127,10 @@ impl Daemon {
         let mut signals = [
             Signals::new(Signal::Terminate)?,
             Signals::new(Signal::Reload)?,
+            Signals::new(Signal::Child)?,
         ];
         let registry = poll.registry();
-        for (signal, token) in signals.iter_mut().zip([TERMINATE, RELOAD]) {
+        for (signal, token) in signals.iter_mut().zip([TERMINATE, RELOAD, CHILD]) {
             registry.register(&mut signal.stream, token, Interest::READABLE)?;
         }
         let mut listener = listener;
@@ -119,6 +146,7 @@ impl Daemon {
             signals,
             accept_at: None,
             watch: None,
+            watched: None,
             rescan_at: Some(Time::from_micros(0)),
             faults: Vec::new(),
             next_key: FIRST_KEY,
@@ -127,6 +155,8 @@ impl Daemon {
             clients: BTreeMap::new(),
             broker: Broker::new(random::number()),
             deadlines: Deadlines::new(),
+            queues: Queues::new(QUEUES),
+            journal: Journal::default(),
             ready_vms: BTreeSet::new(),
             ready_clients: BTreeSet::new(),
             to_write: BTreeSet::new(),
@@ -158,19 +188,23 @@ impl Daemon {
                         }
                         self.rescan_at = Some(now);
                     }
-                    TERMINATE | RELOAD => {
+                    QUEUES => {
+                        let found = self.queues.on_ready(now);
+                        self.on_lines(now, found);
+                    }
+                    TERMINATE | RELOAD | CHILD => {
                         let at = event.token().0 - TERMINATE.0;
                         match self.signals[at].take() {
                             Some(Signal::Terminate) => {
                                 self.log.info(format_args!("stopping"));
                                 return Ok(());
                             }
-                            Some(_) => self.rescan_at = Some(now),
+                            Some(Signal::Reload) => self.rescan_at = Some(now),
+                            Some(Signal::Child) => self.reap(now),
                             None => {}
                         }
                     }
-                    Token(key) if key % 2 == 0 => self.on_vm_ready(VmKey(key as u64), read, write),
-                    Token(key) => self.on_client_ready(ClientKey(key as u64), read, write),
+                    Token(key) => self.on_ready(key as u64, read, write),
                 }
             }
             self.turn(now);
@@ -180,11 +214,27 @@ impl Daemon {
         }
     }
 
+    fn on_ready(&mut self, key: u64, read: bool, write: bool) {
+        match key % KEYS {
+            CLIENT => self.on_client_ready(ClientKey(key), read, write),
+            MONITOR => self.on_monitor_ready(VmKey(key - MONITOR), read, write),
+            _ => self.on_vm_ready(VmKey(key), read, write),
+        }
+    }
+
+    fn reap(&mut self, now: Time) {
+        while let Some((pid, _)) = process::reap() {
+            let found = self.queues.on_exit(now, pid);
+            self.on_lines(now, found);
+        }
+    }
+
     fn timeout(&self) -> Option<Duration> {
         if !self.ready_vms.is_empty() || !self.ready_clients.is_empty() {
             return Some(Duration::ZERO);
         }
         let at = earliest(self.deadlines.next(), self.broker.poll_timeout());
+        let at = earliest(at, self.queues.poll_timeout());
         let at = earliest(at, self.accept_at);
         let at = earliest(at, self.rescan_at)?;
         // Rounded up: a deadline that has not come yet would be looked at again and again.
@@ -208,11 +258,9 @@ impl Daemon {
             self.read_client(now, key);
         }
         while let Some(key) = self.deadlines.take_due(now) {
-            if let Some(vm) = self.vms.get_mut(&key) {
-                vm.on_timeout(now);
-                self.settle(now, key);
-            }
+            self.on_vm_timeout(now, key);
         }
+        self.look_at_queues(now);
         while let Some(key) = self.broker.poll_look(now) {
             self.look_at_call(now, key);
         }
@@ -227,19 +275,8 @@ impl Daemon {
 
     const fn make_key(&mut self) -> u64 {
         let key = self.next_key;
-        self.next_key += 2;
+        self.next_key += KEYS;
         key
-    }
-}
-
-/// What a state is called.
-pub const fn word(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Absent => "absent",
-        Phase::Connecting => "connecting",
-        Phase::Waiting => "waiting for agent",
-        Phase::Ready => "ready",
-        Phase::Stalled => "stalled",
     }
 }
 

@@ -11,6 +11,7 @@ use quantix::message::{AgentMessage, Body, agent, encode};
 use quantix::time::Time;
 
 use super::broker::{Call, CallKey, ClientKey, Kind, LATE, PATIENCE, Relay, VmKey};
+use super::journal::Follower;
 use super::vm::Vm;
 use super::{Daemon, MAX_CLIENT_REQUESTS};
 
@@ -24,16 +25,39 @@ impl Daemon {
         {
             return self.on_follow_up(now, client, call, message);
         }
-        if request.id == 0 || self.broker.by_client(client, request.id).is_some() {
+        let follower = Follower {
+            client,
+            request: request.id,
+        };
+        match body {
+            node_message::Body::Agent(message) if self.journal.is_followed(follower) => {
+                if let Some(Body::Cancel(_)) = message.body {
+                    self.journal.unfollow(follower);
+                    self.refuse(client, &request, &cancelled());
+                }
+                return;
+            }
+            // What belongs to a request that has just ended comes too late, and is no fault.
+            node_message::Body::Agent(message) if is_part(message) => return,
+            _ => {}
+        }
+        let known = self.broker.by_client(client, request.id).is_some();
+        if request.id == 0 || known || self.journal.is_followed(follower) {
             let why = "a request needs a number of its own, greater than 0";
             return self.refuse(client, &request, &Failure::new(Code::Invalid, why));
         }
         if let node_message::Body::ListVms(_) = body {
             return self.list_vms(now, client, request.id);
         }
+        if let node_message::Body::GetEvents(wanted) = body {
+            return self.list_events(follower, &request, wanted.follow);
+        }
         let Some(key) = self.find(&request.vm) else {
             return self.refuse(client, &request, &self.no_such_vm(&request.vm));
         };
+        if let Some(vm) = self.vms.get(&key).filter(|vm| vm.is_absent()) {
+            return self.refuse(client, &request, &is_absent(vm));
+        }
         if self.broker.count(|call| call.client == client) >= MAX_CLIENT_REQUESTS {
             let why = format!("{MAX_CLIENT_REQUESTS} requests of this client are under way");
             return self.refuse(client, &request, &Failure::new(Code::Busy, why));
@@ -82,6 +106,41 @@ impl Daemon {
         self.send(client, id, "", node_message::Body::VmList(last));
     }
 
+    /// What is kept, in as many messages as it takes, and with `follow` what happens from now on.
+    fn list_events(&mut self, follower: Follower, request: &NodeMessage, follow: bool) {
+        let vm = Some(&request.vm).filter(|vm| !vm.is_empty());
+        let mut lists = Vec::new();
+        let mut events = Vec::new();
+        let mut bytes = 0;
+        for event in self.journal.kept(vm.map(String::as_str)) {
+            bytes += event.encoded_len();
+            events.push(event.clone());
+            if bytes >= LIST_PART {
+                bytes = 0;
+                lists.push(std::mem::take(&mut events));
+            }
+        }
+        if lists.is_empty()
+            && events.is_empty()
+            && let Some(name) = vm
+            && self.find(name).is_none()
+        {
+            return self.refuse(follower.client, request, &self.no_such_vm(name));
+        }
+        if follow && !self.journal.follow(follower, vm.cloned()) {
+            let why = "this client follows too much already";
+            return self.refuse(follower.client, request, &Failure::new(Code::Busy, why));
+        }
+        lists.push(events);
+        let last = lists.len() - 1;
+        for (at, events) in lists.into_iter().enumerate() {
+            let more = follow || at < last;
+            let list = node::EventList { events, more };
+            let body = node_message::Body::EventList(list);
+            self.send(follower.client, follower.request, &request.vm, body);
+        }
+    }
+
     pub(super) fn on_agent_request(
         &mut self,
         now: Time,
@@ -95,8 +154,6 @@ impl Daemon {
                 Some(Duration::from_secs(execute.timeout_seconds.into()) + LATE)
             }
             Some(Body::Execute(_) | Body::ReadFile(_) | Body::WriteFile(_)) => None,
-            // What belongs to a request that has just ended comes too late, and is no fault.
-            Some(Body::StreamChunk(_) | Body::Credit(_) | Body::Cancel(_)) => return,
             _ => return self.refuse(client, request, &unknown_request()),
         };
         let in_flight = self
@@ -151,7 +208,7 @@ impl Daemon {
         else {
             // A Ping or a watch is simply forgotten.
             if let Some(Body::Cancel(_)) = message.body {
-                self.fail(key, &Failure::new(Code::Cancelled, "cancelled"));
+                self.fail(key, &cancelled());
             }
             return;
         };
@@ -169,7 +226,7 @@ impl Daemon {
             }
             Some(Body::Cancel(_)) => {
                 if vm.host.withdraw(id) {
-                    return self.fail(key, &Failure::new(Code::Cancelled, "cancelled"));
+                    return self.fail(key, &cancelled());
                 }
                 vm.host.drop_stream(id);
                 vm.host.tell(id, Body::Cancel(agent::Cancel {}))
@@ -233,7 +290,7 @@ impl Daemon {
         let name = vm.map(|vm| vm.name.as_str()).unwrap_or_default();
         let what = match vm {
             None => "the VM is gone".to_owned(),
-            Some(vm) if !open => format!("{name} is {}: {why}", vm.word()),
+            Some(vm) if !open => format!("{name} is {}: {why}", vm.state()),
             Some(_) if !why.is_empty() => format!("{name} has not answered in time: {why}"),
             Some(_) if reports => format!(
                 "{name} sends no telemetry: is telemetry_interval 0 in the guest's agent.conf?"
@@ -304,8 +361,11 @@ impl Daemon {
     }
 
     pub(super) fn no_such_vm(&self, name: &str) -> Failure {
-        let some: Vec<&str> = self.names.keys().take(5).map(String::as_str).collect();
-        let there = match (some.len(), self.names.len()) {
+        let is_there = |key: &VmKey| self.vms.get(key).is_some_and(|vm| !vm.is_absent());
+        let there = self.names.iter().filter(|(_, key)| is_there(key));
+        let all: Vec<&str> = there.map(|(name, _)| name.as_str()).collect();
+        let some = &all[..all.len().min(5)];
+        let there = match (some.len(), all.len()) {
             (0, _) => "there is none yet".to_owned(),
             (shown, all) if shown == all => format!("there are: {}", some.join(", ")),
             (_, all) => format!("there are {all}, among them {}", some.join(", ")),
@@ -318,6 +378,24 @@ impl Daemon {
 /// Bytes after which a list of VMs goes on in another message. One VM has at most
 /// 70 KiB, so that a message stays below its limit.
 const LIST_PART: usize = 64 * 1024;
+
+/// A chunk, credit or cancel belongs to a request.
+const fn is_part(message: &AgentMessage) -> bool {
+    matches!(
+        message.body,
+        Some(Body::StreamChunk(_) | Body::Credit(_) | Body::Cancel(_))
+    )
+}
+
+fn is_absent(vm: &Vm) -> Failure {
+    let (name, why) = (&vm.name, vm.reason());
+    let why = format!("{name} is absent: {why}; start it, or see `qx-node channel {name}`");
+    Failure::new(Code::Disconnected, why)
+}
+
+fn cancelled() -> Failure {
+    Failure::new(Code::Cancelled, "cancelled")
+}
 
 fn unknown_request() -> Failure {
     let version = quantix::VERSION;

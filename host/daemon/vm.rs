@@ -1,25 +1,35 @@
 //! One VM: its socket, its channel, and what is known of it.
 
 use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
+use std::time::Duration;
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 use quantix::error::system_text;
-use quantix::host::{Event, Host, Phase};
-use quantix::message::agent::{AgentReady, Pong, Telemetry, Timestamp};
+use quantix::host::{Event, Host};
+use quantix::message::agent::{AgentReady, Telemetry, Timestamp};
 use quantix::message::node;
 use quantix::rt::log::DropLog;
 use quantix::rt::sys::fd::unread_by_peer;
-use quantix::rt::sys::sock_diag::peer_inode;
+use quantix::rt::sys::sock_diag::{inode, peer_inode};
 use quantix::rt::{clock, random};
-use quantix::time::Time;
+use quantix::time::{Time, earliest};
 
 use super::discover::Socket;
+use super::guest::Guest;
+use super::monitor::Monitor;
+use super::queue::Ask;
+use super::state::{Evidence, Line, Seen, State, judge};
 
 /// Reads of 64 KiB in one turn, so that one busy VM cannot keep the loop.
 const READS_A_TURN: usize = 4;
 
-/// A VM whose socket is there.
+/// While the queue of a socket is full a place in it is tried for this often: who holds it can leave
+/// at any moment, and a connect(2) that finds no room reaches nobody.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
+
+/// A VM whose socket is there, or was.
 #[derive(Debug)]
 pub struct Vm {
     pub name: String,
@@ -30,25 +40,43 @@ pub struct Vm {
     shown: Shown,
     connects: u64,
     pub ready: Option<AgentReady>,
-    pong: Option<Pong>,
+    /// What the guest's Pongs have told of it.
+    pub guest: Guest,
     round_trip_us: u64,
     skew_ms: i64,
     pub telemetry: Option<(Telemetry, Time)>,
     coalesced: u64,
-    /// The last session is of another boot than the one before.
-    pub rebooted: bool,
+    pub monitor: Monitor,
+    /// Who is ahead of us, as it was last found.
+    line: Option<Line>,
+    /// Until when no connect is tried, the queue being full.
+    full_until: Option<Time>,
+    /// The last connection was given up for a guest that takes and does not answer.
+    mute: bool,
     pub drops: DropLog,
 }
 
 #[derive(Debug)]
 enum Link {
-    /// The last connect's error, if there was one.
+    /// Why, if there was a connection or an attempt.
     Down { why: String },
+    /// The socket's queue had no room for us.
+    Full,
     Up {
         stream: UnixStream,
         readable: bool,
         writable: bool,
+        served: Served,
     },
+}
+
+/// Whether QEMU serves our connection. Once it does it does until the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Served {
+    NotYet,
+    Yes,
+    /// And since then it was looked whether our Ping is taken.
+    Looked,
 }
 
 impl Link {
@@ -62,15 +90,16 @@ impl Link {
 /// The state as people see it, with its time.
 #[derive(Debug)]
 struct Shown {
-    phase: Phase,
+    state: State,
     since: Time,
 }
 
 impl Vm {
     /// A VM whose socket has just been found. It connects at the first [`settle`](Self::settle).
-    pub fn new(name: String, socket: Socket, token: Token, now: Time) -> Self {
+    pub fn new(name: String, socket: Socket, token: Token, monitor: Token, now: Time) -> Self {
         let mut host = Host::new();
         host.handle_socket(now);
+        let monitor = Monitor::new(&socket.path, &name, monitor);
         Self {
             name,
             socket,
@@ -78,42 +107,60 @@ impl Vm {
             token,
             link: Link::down(""),
             shown: Shown {
-                phase: Phase::Connecting,
+                state: State::Connecting { why: String::new() },
                 since: now,
             },
             connects: 0,
             ready: None,
-            pong: None,
+            guest: Guest::default(),
             round_trip_us: 0,
             skew_ms: 0,
             telemetry: None,
             coalesced: 0,
-            rebooted: false,
+            monitor,
+            line: None,
+            full_until: None,
+            mute: false,
             drops: DropLog::default(),
         }
     }
 
-    /// Another socket has taken the place of this VM's: it was started again.
+    /// The VM's socket is there again, or another has taken its place: it was started again.
     pub fn on_new_socket(&mut self, socket: Socket, now: Time) {
         self.socket = socket;
-        self.link = Link::down("");
+        self.forget_connection();
         self.host.handle_socket(now);
     }
 
-    /// The socket is gone.
+    /// The socket is gone. What the guest said of itself is kept no longer: nobody is there.
     pub fn on_socket_gone(&mut self) {
-        self.link = Link::down("");
+        self.forget_connection();
         self.host.handle_socket_gone();
+        self.monitor.forget();
+        self.ready = None;
+        self.telemetry = None;
     }
 
-    /// Its socket is gone, and so is it.
+    fn forget_connection(&mut self) {
+        self.link = Link::down("");
+        self.line = None;
+        self.full_until = None;
+        self.mute = false;
+    }
+
+    /// Its socket is gone.
     pub const fn is_absent(&self) -> bool {
-        matches!(self.shown.phase, Phase::Absent)
+        matches!(self.shown.state, State::Absent)
     }
 
-    /// What its state is called.
-    pub const fn word(&self) -> &'static str {
-        super::word(self.shown.phase)
+    /// Its state.
+    pub const fn state(&self) -> &State {
+        &self.shown.state
+    }
+
+    /// Since when it has been in this state.
+    pub const fn since(&self) -> Time {
+        self.shown.since
     }
 
     /// An event of the poll.
@@ -132,11 +179,28 @@ impl Vm {
         matches!(self.link, Link::Up { readable: true, .. })
     }
 
-    /// The deadline of the channel has come.
+    /// When [`on_timeout`](Self::on_timeout) wants to be called.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let at = self.host.poll_timeout();
+        let at = at.map(|at| self.full_until.map_or(at, |until| until.max(at)));
+        earliest(at, self.monitor.poll_timeout())
+    }
+
+    /// The deadline of the channel, or of the monitor, has come.
     pub fn on_timeout(&mut self, now: Time) {
-        let taken = match &self.link {
-            Link::Up { stream, .. } => unread_by_peer(stream).is_ok_and(|bytes| bytes == 0),
-            Link::Down { .. } => false,
+        if self.full_until.is_some_and(|until| until > now) {
+            return;
+        }
+        self.full_until = None;
+        let looks = self.host.poll_timeout().is_some_and(|at| at <= now);
+        let taken = match &mut self.link {
+            Link::Up { stream, served, .. } => {
+                if looks && *served == Served::Yes {
+                    *served = Served::Looked;
+                }
+                unread_by_peer(stream).is_ok_and(|bytes| bytes == 0)
+            }
+            Link::Down { .. } | Link::Full => false,
         };
         self.host.handle_timeout(now, taken);
     }
@@ -189,14 +253,20 @@ impl Vm {
         false
     }
 
-    /// Brings everything into line with the channel's state: the connection, what is written, and
-    /// what people are shown. Returns what the rest of the daemon has to act on.
+    /// Brings everything into line with the channel's state: the connection, and what is written.
+    /// Returns what the rest of the daemon has to act on.
     pub fn settle(&mut self, now: Time, registry: &Registry) -> Vec<Event> {
         let mut events = Vec::new();
+        if self.monitor.settle(now, registry) {
+            self.host.probe(now);
+        }
         loop {
             match self.host.poll_event() {
                 Some(Event::Connect) => self.connect(now, registry),
-                Some(Event::Close(why)) => self.link = Link::down(why),
+                Some(Event::Close(why)) => {
+                    self.link = Link::down(why);
+                    self.mute = true;
+                }
                 Some(event) => {
                     self.note(now, &event);
                     events.push(event);
@@ -208,13 +278,91 @@ impl Vm {
         }
     }
 
-    /// Whether what people are shown has changed: what it was, what it is.
-    pub fn poll_phase(&mut self, now: Time) -> Option<(Phase, Phase)> {
-        let (before, phase) = (self.shown.phase, self.host.phase(now));
-        (before != phase).then(|| {
-            self.shown = Shown { phase, since: now };
-            (before, phase)
+    /// Whether what people are shown has changed: what it was.
+    pub fn poll_state(&mut self, now: Time) -> Option<State> {
+        if let Link::Up {
+            stream,
+            served: served @ Served::NotYet,
+            ..
+        } = &mut self.link
+            // A kernel that does not tell leaves it to the guest's answers.
+            && !matches!(peer_inode(stream), Ok(None))
+        {
+            *served = Served::Yes;
+        }
+        let (seen, looked) = match &self.link {
+            Link::Down { why } => (Seen::Down(why), false),
+            Link::Full => (Seen::Full, false),
+            Link::Up { served, .. } => match served {
+                Served::NotYet => (Seen::Unaccepted, false),
+                Served::Yes => (Seen::Accepted, false),
+                Served::Looked => (Seen::Accepted, true),
+            },
+        };
+        if matches!(seen, Seen::Accepted) {
+            self.line = None;
+        }
+        let taken = self.host.is_taken().filter(|_| looked);
+        if self.host.is_open() || taken == Some(false) {
+            self.mute = false;
+        }
+        let evidence = Evidence {
+            now,
+            phase: self.host.phase(now),
+            seen,
+            line: self.line.as_ref(),
+            taken,
+            mute: self.mute,
+            heard: self.host.last_valid(),
+            told: self.monitor.told(),
+        };
+        let state = judge(&evidence, &self.shown.state);
+        if state == self.shown.state {
+            return None;
+        }
+        if state.wire() != self.shown.state.wire() {
+            self.shown.since = now;
+        }
+        Some(std::mem::replace(&mut self.shown.state, state))
+    }
+
+    /// Whether it should be found out who is ahead of us, and whether we have a place in the queue.
+    pub fn is_in_line(&self) -> Option<bool> {
+        match &self.link {
+            Link::Full => Some(false),
+            // QEMU has had its time to accept us.
+            Link::Up {
+                served: Served::NotYet,
+                ..
+            } if self.host.is_taken() == Some(false) => Some(true),
+            _ => None,
+        }
+    }
+
+    /// Whether the process that we are behind has ended. One look at /proc, unlike the search for it.
+    pub fn has_holder_ended(&self) -> bool {
+        let pid = self.shown.state.behind().map_or(0, |behind| behind.pid);
+        pid > 0 && !Path::new(&format!("/proc/{pid}")).exists()
+    }
+
+    /// What has to be known to find out who is ahead of us.
+    pub fn ask_line(&self) -> Option<Ask> {
+        let ours = match &self.link {
+            Link::Up { stream, .. } => Some(inode(stream).ok()?),
+            _ => None,
+        };
+        self.is_in_line().map(|_| Ask {
+            path: self.socket.path.clone(),
+            file: self.socket.inode,
+            ours,
         })
+    }
+
+    /// Somebody has looked who is ahead of us. What was found before outlasts a look that failed.
+    pub fn on_line(&mut self, line: Line) {
+        if self.line.is_none() || line != Line::Unknown {
+            self.line = Some(line);
+        }
     }
 
     fn connect(&mut self, now: Time, registry: &Registry) {
@@ -230,18 +378,25 @@ impl Vm {
                     stream,
                     readable: true,
                     writable: true,
+                    served: Served::NotYet,
                 };
                 self.host.handle_connected(now, &mut random::bytes);
             }
+            // QEMU serves a single client, and its listener's queue is full.
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                self.link = Link::Full;
+                self.full_until = Some(now + FULL_PAUSE);
+                // Without the pauses that are for a QEMU that is not there.
+                self.host.handle_socket(now);
+            }
             Err(e) => {
                 let why = match e.kind() {
-                    // The listener's queue of one is full: QEMU serves a single client.
-                    ErrorKind::WouldBlock => "other clients are connected to the socket".to_owned(),
                     ErrorKind::ConnectionRefused => "nothing listens on the socket: QEMU has ended; start the VM, or remove the file"
                         .to_owned(),
                     _ => format!("connect: {}", system_text(&e)),
                 };
                 self.link = Link::Down { why };
+                self.mute = false;
                 self.host.handle_connect_failed(now);
             }
         }
@@ -249,21 +404,17 @@ impl Vm {
 
     fn down(&mut self, now: Time, why: &str) {
         self.link = Link::down(why);
+        self.mute = false;
         self.host.handle_disconnected(now);
     }
 
     fn note(&mut self, now: Time, event: &Event) {
         match event {
-            Event::Opened(pong) => {
-                let before = self.pong.replace(pong.clone());
-                self.rebooted = before.is_some_and(|before| before.boot_id != pong.boot_id);
-            }
             Event::Pong {
                 round_trip, pong, ..
             } => {
                 self.round_trip_us = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
                 self.skew_ms = skew_ms(pong.time.as_ref(), self.round_trip_us);
-                self.pong = Some(pong.clone());
             }
             Event::Message(message) => match &message.body {
                 Some(quantix::message::Body::AgentReady(ready)) => {
@@ -281,24 +432,12 @@ impl Vm {
 
     /// Why it is in its state, and what to do about it.
     pub fn reason(&self) -> String {
-        match (self.shown.phase, &self.link) {
-            (Phase::Ready, _) => String::new(),
-            (Phase::Absent, _) => format!("no socket {}", self.socket.path.display()),
-            (Phase::Connecting, Link::Down { why }) => why.clone(),
-            (Phase::Connecting, Link::Up { .. }) => String::new(),
-            (Phase::Waiting, Link::Up { stream, .. }) if matches!(peer_inode(stream), Ok(None)) => {
-                "our connection waits in QEMU's queue: another client is connected, or QEMU is \
-                    still starting"
-                    .to_owned()
-            }
-            (Phase::Waiting, _) => "nothing in the guest has taken our Ping: is \
-                quantix-kvm-agent running there?"
-                .to_owned(),
-            (Phase::Stalled, _) if self.host.is_taken() == Some(false) => {
-                "the guest no longer takes our bytes: is the VM paused, or the agent stopped?"
-                    .to_owned()
-            }
-            (Phase::Stalled, _) => "the guest takes our bytes and does not answer".to_owned(),
+        match &self.shown.state {
+            State::Absent => format!(
+                "no socket {}: the VM is off, or was undefined",
+                self.socket.path.display()
+            ),
+            state => state.why().to_owned(),
         }
     }
 
@@ -306,29 +445,15 @@ impl Vm {
     pub fn describe(&self, now: Time) -> node::Vm {
         let millis = |at: Time| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
         let counters = self.host.counters();
-        let state = match self.shown.phase {
-            Phase::Absent => node::VmState::Absent,
-            Phase::Connecting => node::VmState::Connecting,
-            Phase::Waiting => node::VmState::Waiting,
-            Phase::Ready => node::VmState::Ready,
-            Phase::Stalled => node::VmState::Stalled,
-        };
         node::Vm {
             name: self.name.clone(),
-            state: state.into(),
+            state: self.shown.state.wire().into(),
+            behind: self.shown.state.behind().cloned(),
             reason: self.reason(),
             since_ms: millis(self.shown.since),
             agent: self.ready.clone(),
-            boot_id: self
-                .pong
-                .as_ref()
-                .map(|p| p.boot_id.clone())
-                .unwrap_or_default(),
-            uptime_seconds: self
-                .pong
-                .as_ref()
-                .map(|p| p.uptime_seconds)
-                .unwrap_or_default(),
+            boot_id: self.guest.boot_id().to_owned(),
+            uptime_seconds: self.guest.uptime_seconds(),
             counters: Some(node::Counters {
                 sessions: counters.sessions,
                 connects: self.connects,

@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod node;
+pub mod qmp;
 pub mod relay;
 
 use std::fs::{self, File};

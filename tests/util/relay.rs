@@ -9,6 +9,8 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
+use quantix::rt::sys::socket::set_backlog;
+
 use super::until_so;
 
 /// What happens to the bytes of one direction.
@@ -63,6 +65,8 @@ impl Relay {
         for (path, way) in [(host, Way::ToGuest), (guest, Way::ToHost)] {
             let listener = UnixListener::bind(path).unwrap();
             listener.set_nonblocking(true).unwrap();
+            // As QEMU: one more may wait, and the next one's connect is refused with EAGAIN.
+            set_backlog(&listener, 1).unwrap();
             let shared = shared.clone();
             thread::spawn(move || shared.serve(&listener, way));
         }

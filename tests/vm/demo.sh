@@ -109,6 +109,7 @@ tour() {
     show 'qx-node vms'
     show 'qx-node ping demo -c 3'
     show 'qx-node info demo'
+    show 'qx-node events demo'
 
     say "commands: stdout, stderr and the exit status are the command's own"
     show 'qx-node exec demo -- uname -a'

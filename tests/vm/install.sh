@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the VM tests need and this machine lacks: QEMU for x86, a static busybox, cpio, a C
-# compiler with a static libc, make, mke2fs, and the tools that unpack kernel packages.
+# compiler with a static libc, make, mke2fs, socat, and the tools that unpack kernel packages.
 #
 #   usage: tests/vm/install.sh
 #
@@ -34,6 +34,7 @@ missing() {
     have gcc && have readelf || echo gcc
     static_libc || echo libc6-dev
     have make || echo make
+    have socat || echo socat
     have flock || echo util-linux
     have xz || echo xz-utils
     have zstd || echo zstd

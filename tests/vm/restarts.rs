@@ -169,8 +169,10 @@ fn a_vm_that_is_started_again_under_its_name_is_found_again() {
         .cli(&["exec", "db1", "--detach", "--", "poweroff"])
         .ok();
     own.vm.wait_end();
-    wait_until("the VM to be gone", 20, || own.node.vm("db1").is_null());
-    own.node.cli(&["ping", "db1"]).failed(1, &["db1"]);
+    own.node.wait_state("db1", "absent");
+    own.node
+        .cli(&["ping", "db1"])
+        .failed(4, &["db1 is absent: no socket"]);
     own.vm.start_again();
     let second = own.node.wait_state("db1", "ready")["boot_id"].clone();
     assert_ne!(first, second);

@@ -1,4 +1,5 @@
-//! Whether our connection to a Unix socket has been accepted, asked of the kernel (sock_diag(7)).
+//! What the kernel knows of Unix sockets (sock_diag(7)): whether a connection of ours has been
+//! accepted, and who else is connected or waits to be.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -7,6 +8,25 @@ use std::os::unix::fs::MetadataExt;
 
 use super::check;
 
+/// A stream socket with a name: one that listens, or one that was accepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// As in `/proc/PID/fd`: `socket:[INODE]`.
+    pub inode: u32,
+    /// It listens; otherwise it is connected.
+    pub listens: bool,
+    /// The path as its owner bound it, at most 108 bytes; not always the path by which others find
+    /// it. An abstract name begins with a NUL.
+    pub path: Vec<u8>,
+    /// The inode of its file, its lower 32 bits. `None` for an abstract name.
+    pub file: Option<u32>,
+    /// The socket at the other end; 0 where that was closed.
+    pub peer: u32,
+    /// Of one that listens: the sockets that have connected and were not yet accepted, in their
+    /// order; 0 for one that was closed meanwhile.
+    pub waiting: Vec<u32>,
+}
+
 /// The other end's inode, or `None` while the connection only waits in the listener's queue:
 /// connect(2) succeeds there too, and nobody reads what is written (net/unix/diag.c,
 /// sk_diag_dump_peer).
@@ -14,13 +34,63 @@ use super::check;
 /// # Errors
 /// The kernel does not answer, as without CONFIG_UNIX_DIAG.
 pub fn peer_inode(socket: &impl AsFd) -> io::Result<Option<u32>> {
-    let path = format!("/proc/self/fd/{}", socket.as_fd().as_raw_fd());
-    let inode = u32::try_from(fs::metadata(path)?.ino()).unwrap_or(0);
     let mut netlink = open()?;
-    netlink.write_all(&request(inode))?;
+    netlink.write_all(&request(REQUEST, ALL_STATES, inode(socket)?, SHOW_PEER))?;
     let mut answer = [0; 512];
     let have = netlink.read(&mut answer)?;
-    parse(&answer[..have])
+    let peer = parse(message(&answer[..have])?.body).map(|socket| socket.peer);
+    peer.map(|peer| (peer != 0).then_some(peer))
+}
+
+/// A socket's inode.
+///
+/// # Errors
+/// As stat(2); /proc is not mounted.
+pub fn inode(socket: &impl AsFd) -> io::Result<u32> {
+    let path = format!("/proc/self/fd/{}", socket.as_fd().as_raw_fd());
+    Ok(low(fs::metadata(path)?.ino()))
+}
+
+/// The part of a file's inode number that [`Named::file`] has.
+pub fn low(inode: u64) -> u32 {
+    u32::try_from(inode & u64::from(u32::MAX)).unwrap_or(0)
+}
+
+/// Shows every named socket of this network namespace that listens or is connected. On a host with
+/// very many sockets this takes a while.
+///
+/// # Errors
+/// The kernel does not answer, or not what it should.
+pub fn named(mut each: impl FnMut(Named)) -> io::Result<()> {
+    const NAME: u32 = 1;
+    const VFS: u32 = 2;
+    const ICONS: u32 = 8;
+    let states = 1 << ESTABLISHED | 1 << LISTEN;
+    let mut netlink = open()?;
+    let show = NAME | VFS | SHOW_PEER | ICONS;
+    netlink.write_all(&request(REQUEST | DUMP, states, 0, show))?;
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let have = netlink.read(&mut buffer)?;
+        let mut rest = &buffer[..have];
+        if rest.is_empty() {
+            return Err(odd());
+        }
+        while !rest.is_empty() {
+            let found = message(rest)?;
+            match found.kind {
+                DONE => return Ok(()),
+                BY_FAMILY => {
+                    let socket = parse(found.body)?;
+                    if !socket.path.is_empty() {
+                        each(socket);
+                    }
+                }
+                _ => return Err(odd()),
+            }
+            rest = found.rest;
+        }
+    }
 }
 
 fn open() -> io::Result<File> {
@@ -31,60 +101,107 @@ fn open() -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
+/// NLM_F_REQUEST, NLM_F_DUMP and NLMSG_DONE of linux/netlink.h.
+const REQUEST: u16 = 1;
+const DUMP: u16 = 0x300;
+const DONE: u16 = 3;
 /// SOCK_DIAG_BY_FAMILY of linux/sock_diag.h.
 const BY_FAMILY: u16 = 20;
-/// UDIAG_SHOW_PEER and UNIX_DIAG_PEER of linux/unix_diag.h.
+/// UDIAG_SHOW_PEER of linux/unix_diag.h.
 const SHOW_PEER: u32 = 4;
-const PEER: u16 = 2;
+/// TCP_ESTABLISHED and TCP_LISTEN of net/tcp_states.h, which Unix sockets have too.
+const ESTABLISHED: u8 = 1;
+const LISTEN: u8 = 10;
+const ALL_STATES: u32 = u32::MAX;
 /// A struct nlmsghdr, and the struct unix_diag_msg behind it.
 const HEADER: usize = 16;
 const MESSAGE: usize = 16;
 
-/// A nlmsghdr and a unix_diag_req for one inode. The kernel answers such a request while it is sent,
-/// so that the answer can be read without waiting.
-fn request(inode: u32) -> Vec<u8> {
+/// A nlmsghdr and a unix_diag_req; `inode` 0 stands for none. The kernel answers such a request
+/// while it is sent or read, so that nothing has to be waited for.
+fn request(flags: u16, states: u32, inode: u32, show: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(40);
     bytes.extend(40u32.to_ne_bytes());
     bytes.extend(BY_FAMILY.to_ne_bytes());
-    // NLM_F_REQUEST.
-    bytes.extend(1u16.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
     bytes.extend([0; 8]);
     // sdiag_family, sdiag_protocol, pad.
     bytes.extend([1, 0, 0, 0]);
-    // udiag_states: all; udiag_ino; udiag_show; udiag_cookie: any.
-    bytes.extend(u32::MAX.to_ne_bytes());
+    // udiag_states, udiag_ino, udiag_show; udiag_cookie: any.
+    bytes.extend(states.to_ne_bytes());
     bytes.extend(inode.to_ne_bytes());
-    bytes.extend(SHOW_PEER.to_ne_bytes());
+    bytes.extend(show.to_ne_bytes());
     bytes.extend([0xFF; 8]);
     bytes
 }
 
-fn parse(answer: &[u8]) -> io::Result<Option<u32>> {
-    let odd = || io::Error::from(io::ErrorKind::InvalidData);
-    let word = |at: usize| -> io::Result<u16> {
-        let bytes = answer.get(at..at + 2).ok_or_else(odd)?;
-        Ok(u16::from_ne_bytes([bytes[0], bytes[1]]))
+/// One netlink message, and what is behind it.
+struct Message<'a> {
+    kind: u16,
+    body: &'a [u8],
+    rest: &'a [u8],
+}
+
+fn message(bytes: &[u8]) -> io::Result<Message<'_>> {
+    let length = usize::try_from(word(bytes, 0)?).map_err(|_| odd())?;
+    let body = bytes.get(HEADER..length).ok_or_else(odd)?;
+    Ok(Message {
+        kind: half(bytes, 4)?,
+        body,
+        // Messages are padded to 4 bytes; the last one need not be.
+        rest: bytes.get(length.next_multiple_of(4)..).unwrap_or_default(),
+    })
+}
+
+/// A unix_diag_msg and its attributes. One of NLMSG_ERROR is too short for it.
+fn parse(body: &[u8]) -> io::Result<Named> {
+    let state = *body.get(2).ok_or_else(odd)?;
+    let mut found = Named {
+        inode: word(body, 4)?,
+        listens: state == LISTEN,
+        ..Named::default()
     };
-    // Anything else is NLMSG_ERROR.
-    if word(4)? != BY_FAMILY {
+    let mut at = MESSAGE;
+    if body.len() < at {
         return Err(odd());
     }
-    let mut at = HEADER + MESSAGE;
-    while at + 4 <= answer.len() {
-        let (length, kind) = (usize::from(word(at)?), word(at + 2)?);
-        if kind == PEER {
-            let inode = answer.get(at + 4..at + 8).ok_or_else(odd)?;
-            let inode = u32::from_ne_bytes(inode.try_into().map_err(|_| odd())?);
-            return Ok((inode != 0).then_some(inode));
+    while at + 4 <= body.len() {
+        // An attribute without a length would never end.
+        let length = usize::from(half(body, at)?).max(4);
+        let value = body.get(at + 4..at + length).ok_or_else(odd)?;
+        // UNIX_DIAG_NAME, _VFS, _PEER, _ICONS.
+        match half(body, at + 2)? {
+            0 => {
+                let end = value.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
+                found.path = value[..end].to_vec();
+            }
+            1 => found.file = Some(word(value, 0)?),
+            2 => found.peer = word(value, 0)?,
+            3 => found.waiting = value.chunks_exact(4).flat_map(|b| word(b, 0)).collect(),
+            _ => {}
         }
-        // Attributes are padded to 4 bytes; one without a length would never end.
-        at += length.max(4).next_multiple_of(4);
+        at += length.next_multiple_of(4);
     }
-    Ok(None)
+    Ok(found)
+}
+
+fn word(bytes: &[u8], at: usize) -> io::Result<u32> {
+    let bytes = bytes.get(at..at + 4).ok_or_else(odd)?;
+    Ok(u32::from_ne_bytes(bytes.try_into().map_err(|_| odd())?))
+}
+
+fn half(bytes: &[u8], at: usize) -> io::Result<u16> {
+    let bytes = bytes.get(at..at + 2).ok_or_else(odd)?;
+    Ok(u16::from_ne_bytes(bytes.try_into().map_err(|_| odd())?))
+}
+
+fn odd() -> io::Error {
+    io::Error::from(io::ErrorKind::InvalidData)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
@@ -94,24 +211,56 @@ mod tests {
         let path = std::env::temp_dir().join(format!("qx-diag-{}", std::process::id()));
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
+        let file = low(fs::metadata(&path).unwrap().ino());
         let client = UnixStream::connect(&path).unwrap();
-        fs::remove_file(&path).unwrap();
         match peer_inode(&client) {
             // A kernel without it, as in some containers.
             Err(_) => return,
             Ok(peer) => assert_eq!(peer, None),
         }
         let (server, _) = listener.accept().unwrap();
-        assert!(peer_inode(&client).unwrap().is_some());
+        let second = UnixStream::connect(&path).unwrap();
+        assert_eq!(peer_inode(&client).unwrap(), Some(inode(&server).unwrap()));
         assert!(peer_inode(&server).unwrap().is_some());
+
+        let mut found = Vec::new();
+        let ours = |socket: &Named| socket.path == path.as_os_str().as_bytes();
+        named(|socket| found.extend(Some(socket).filter(ours))).unwrap();
+        fs::remove_file(&path).unwrap();
+        found.sort_by_key(|socket| !socket.listens);
+        let [listening, accepted] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert_eq!(listening.inode, inode(&listener).unwrap());
+        assert_eq!(listening.waiting, [inode(&second).unwrap()]);
+        assert_eq!(accepted.peer, inode(&client).unwrap());
+        assert_eq!([listening.file, accepted.file], [Some(file); 2]);
+        // Whoever waits has no socket of the server's yet, and one that is closed no number.
+        drop((client, second));
+        let mut gone = (u32::MAX, Vec::new());
+        named(|socket| match socket.inode {
+            inode if inode == listening.inode => gone.1 = socket.waiting,
+            inode if inode == accepted.inode => gone.0 = socket.peer,
+            _ => {}
+        })
+        .unwrap();
+        assert_eq!(gone, (0, vec![0]));
     }
 
     #[test]
     fn odd_answers_are_no_answers() {
-        assert!(parse(&[]).is_err());
-        assert!(parse(&[0; 36]).is_err());
-        let mut answer = vec![0; 44];
-        answer[4] = 20;
-        assert_eq!(parse(&answer).unwrap(), None);
+        assert!(message(&[]).is_err());
+        assert!(message(&[0; 36]).is_err());
+        assert!(parse(&[0; 4]).is_err());
+        let mut body = vec![0; 28];
+        assert_eq!(parse(&body).unwrap().peer, 0);
+        // An attribute that is longer than the message.
+        body[16] = 200;
+        assert!(parse(&body).is_err());
+        // A list whose last number is cut.
+        body[16] = 10;
+        body[18] = 3;
+        body[20] = 7;
+        assert_eq!(parse(&body).unwrap().waiting, [7]);
     }
 }

@@ -1,7 +1,8 @@
-//! Unix sockets: who is at the other end.
+//! Unix sockets: who is at the other end, and how many may wait for it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixListener;
 
 use super::check;
 
@@ -39,4 +40,15 @@ pub fn peer(socket: &impl AsFd) -> io::Result<Peer> {
         pid: found.pid,
         uid: found.uid,
     })
+}
+
+/// How many connections may wait to be accepted beside the first (listen(2), which can be called
+/// again). QEMU has 1.
+///
+/// # Errors
+/// As listen(2).
+pub fn set_backlog(listener: &UnixListener, waiting: u8) -> io::Result<()> {
+    // SAFETY: listen reads and writes no memory.
+    check(unsafe { libc::listen(listener.as_raw_fd(), waiting.into()) })?;
+    Ok(())
 }

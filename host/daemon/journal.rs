@@ -1,0 +1,184 @@
+//! What has happened to the VMs, for those who ask later or follow. It knows no client's socket and
+//! no clock.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use quantix::message::agent::Timestamp;
+use quantix::message::node::{Event, EventKind};
+
+use super::broker::ClientKey;
+use super::state::State;
+
+/// Events that are kept.
+const KEPT: usize = 1000;
+
+/// Of one VM, so that a guest that makes many cannot drive out the others'.
+const KEPT_OF_ONE: usize = 200;
+
+/// Bytes of a reason, which may hold a guest's text.
+const MAX_REASON: usize = 512;
+
+/// Requests of one client that follow.
+const MAX_FOLLOWED: usize = 16;
+
+/// A client's request for all that happens from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Follower {
+    pub client: ClientKey,
+    /// The client's own number for it.
+    pub request: u64,
+}
+
+/// The events, and who follows them.
+#[derive(Debug, Default)]
+pub struct Journal {
+    last: u64,
+    kept: VecDeque<Event>,
+    /// The VM that is followed, or all.
+    followers: BTreeMap<Follower, Option<String>>,
+}
+
+/// What a VM's state has changed from and to.
+pub fn change(from: Option<&State>, to: &State, reason: String) -> Event {
+    Event {
+        kind: EventKind::State.into(),
+        from: from.map(State::wire).unwrap_or_default().into(),
+        to: to.wire().into(),
+        behind: to.behind().cloned(),
+        reason,
+        ..Event::default()
+    }
+}
+
+/// Something else that has happened.
+pub fn notice(kind: EventKind, reason: String) -> Event {
+    Event {
+        kind: kind.into(),
+        reason,
+        ..Event::default()
+    }
+}
+
+/// What has happened, in words.
+pub const fn text(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Unspecified => "something new",
+        EventKind::State => "state",
+        EventKind::SessionLost => "session lost",
+        EventKind::GuestBooted => "the guest has booted anew",
+        EventKind::GuestReverted => "the guest was reverted",
+        EventKind::ClockSetBack => "the guest's clock was set back",
+        EventKind::AgentRestarted => "the agent was restarted",
+    }
+}
+
+impl Journal {
+    /// Notes an event. Returns it as it is told, and to whom.
+    pub fn push(&mut self, time: Timestamp, vm: &str, mut event: Event) -> (Event, Vec<Follower>) {
+        self.last += 1;
+        event.number = self.last;
+        event.time = Some(time);
+        vm.clone_into(&mut event.vm);
+        event.reason = cut(&event.reason, MAX_REASON).to_owned();
+        let of_vm = |event: &&Event| event.vm == vm;
+        if self.kept.iter().filter(of_vm).count() >= KEPT_OF_ONE {
+            let oldest = self.kept.iter().position(|event| event.vm == vm);
+            oldest.and_then(|at| self.kept.remove(at));
+        } else if self.kept.len() >= KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(event.clone());
+        let wants = |what: &Option<String>| what.as_deref().is_none_or(|name| name == vm);
+        let followers = self.followers.iter().filter(|(_, what)| wants(what));
+        let followers = followers.map(|(follower, _)| *follower).collect();
+        (event, followers)
+    }
+
+    /// All that is kept of a VM, or of all, oldest first.
+    pub fn kept(&self, vm: Option<&str>) -> impl Iterator<Item = &Event> {
+        let wants = move |event: &&Event| vm.is_none_or(|name| name == event.vm);
+        self.kept.iter().filter(wants)
+    }
+
+    /// Tells this request of what happens from now on. False: the client has too many such requests.
+    pub fn follow(&mut self, follower: Follower, vm: Option<String>) -> bool {
+        let same = |other: &&Follower| other.client == follower.client;
+        let room = self.followers.keys().filter(same).count() < MAX_FOLLOWED;
+        if room {
+            self.followers.insert(follower, vm);
+        }
+        room
+    }
+
+    /// Whether this request follows.
+    pub fn is_followed(&self, follower: Follower) -> bool {
+        self.followers.contains_key(&follower)
+    }
+
+    /// The request is taken back.
+    pub fn unfollow(&mut self, follower: Follower) {
+        self.followers.remove(&follower);
+    }
+
+    /// The client has left.
+    pub fn forget(&mut self, client: ClientKey) {
+        self.followers
+            .retain(|follower, _| follower.client != client);
+    }
+}
+
+/// The beginning of a text, at most so many bytes of it.
+fn cut(text: &str, bytes: usize) -> &str {
+    let ends = (0..=bytes.min(text.len())).rev();
+    let end = ends.into_iter().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or(0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(journal: &mut Journal, vm: &str, reason: &str) -> Vec<Follower> {
+        let event = notice(EventKind::SessionLost, reason.to_owned());
+        journal.push(Timestamp::default(), vm, event).1
+    }
+
+    #[test]
+    fn a_noisy_vm_drives_out_only_its_own_events() {
+        let mut journal = Journal::default();
+        push(&mut journal, "quiet", "first");
+        for _ in 0..5000 {
+            push(&mut journal, "noisy", &"\u{e9}".repeat(5000));
+        }
+        assert_eq!(journal.kept(Some("quiet")).count(), 1);
+        assert_eq!(journal.kept(Some("noisy")).count(), KEPT_OF_ONE);
+        assert!(journal.kept(None).all(|e| e.reason.len() <= MAX_REASON));
+        assert_eq!(journal.kept(None).last().map(|e| e.number), Some(5001));
+        for n in 0..2000 {
+            push(&mut journal, &n.to_string(), "");
+        }
+        assert_eq!(journal.kept(None).count(), KEPT);
+    }
+
+    #[test]
+    fn followers_are_told_of_what_they_asked_for() {
+        let mut journal = Journal::default();
+        let follower = |client, request| Follower {
+            client: ClientKey(client),
+            request,
+        };
+        assert!(journal.follow(follower(1, 1), None));
+        assert!(journal.follow(follower(1, 2), Some("a".to_owned())));
+        assert_eq!(push(&mut journal, "a", "").len(), 2);
+        assert_eq!(push(&mut journal, "b", ""), [follower(1, 1)]);
+        for request in 3..=16 {
+            assert!(journal.follow(follower(1, request), None));
+        }
+        assert!(!journal.follow(follower(1, 17), None));
+        assert!(journal.follow(follower(3, 1), None));
+        journal.unfollow(follower(1, 1));
+        assert!(!journal.is_followed(follower(1, 1)));
+        journal.forget(ClientKey(1));
+        assert_eq!(push(&mut journal, "a", ""), [follower(3, 1)]);
+    }
+}
