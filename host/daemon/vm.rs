@@ -2,7 +2,6 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
@@ -25,10 +24,6 @@ use super::state::{Evidence, Line, Seen, State, judge};
 /// Reads of 64 KiB in one turn, so that one busy VM cannot keep the loop.
 const READS_A_TURN: usize = 4;
 
-/// While the queue of a socket is full a place in it is tried for this often: who holds it can leave
-/// at any moment, and a connect(2) that finds no room reaches nobody.
-const FULL_PAUSE: Duration = Duration::from_millis(500);
-
 /// A VM whose socket is there, or was.
 #[derive(Debug)]
 pub struct Vm {
@@ -49,8 +44,6 @@ pub struct Vm {
     pub monitor: Monitor,
     /// Who is ahead of us, as it was last found.
     line: Option<Line>,
-    /// Until when no connect is tried, the queue being full.
-    full_until: Option<Time>,
     /// The last connection was given up for a guest that takes and does not answer.
     mute: bool,
     pub drops: DropLog,
@@ -119,7 +112,6 @@ impl Vm {
             coalesced: 0,
             monitor,
             line: None,
-            full_until: None,
             mute: false,
             drops: DropLog::default(),
         }
@@ -144,7 +136,6 @@ impl Vm {
     fn forget_connection(&mut self) {
         self.link = Link::down("");
         self.line = None;
-        self.full_until = None;
         self.mute = false;
     }
 
@@ -181,17 +172,11 @@ impl Vm {
 
     /// When [`on_timeout`](Self::on_timeout) wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let at = self.host.poll_timeout();
-        let at = at.map(|at| self.full_until.map_or(at, |until| until.max(at)));
-        earliest(at, self.monitor.poll_timeout())
+        earliest(self.host.poll_timeout(), self.monitor.poll_timeout())
     }
 
     /// The deadline of the channel, or of the monitor, has come.
     pub fn on_timeout(&mut self, now: Time) {
-        if self.full_until.is_some_and(|until| until > now) {
-            return;
-        }
-        self.full_until = None;
         let looks = self.host.poll_timeout().is_some_and(|at| at <= now);
         let taken = match &mut self.link {
             Link::Up { stream, served, .. } => {
@@ -385,9 +370,7 @@ impl Vm {
             // QEMU serves a single client, and its listener's queue is full.
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 self.link = Link::Full;
-                self.full_until = Some(now + FULL_PAUSE);
-                // Without the pauses that are for a QEMU that is not there.
-                self.host.handle_socket(now);
+                self.host.handle_busy(now);
             }
             Err(e) => {
                 let why = match e.kind() {
