@@ -4,13 +4,21 @@
 //! Ours and bare take turns, round by round, so that a machine that slows down meanwhile slows both.
 //! Every figure is a median. The environment can make it shorter or longer: `BENCH_ROUNDS` (3),
 //! `BENCH_MIB` (64, each transfer's size), `BENCH_IDLE` (60, seconds without a host), `BENCH_TOTAL`
-//! (1024, MiB transferred before the memory is looked at).
+//! (1024, MiB transferred before the memory is looked at), `QX_BENCH_ROUNDS` (100, sessions opened in each
+//! way).
 // A benchmark reads clocks, waits and prints; where it fails it has nothing else to do.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
 mod bare;
+mod host;
 mod node;
+mod sessions;
 mod vm;
+
+// It panics where QEMU does not do as it is told; what it has for tests alone is unused here.
+#[allow(clippy::expect_used, clippy::unwrap_used, dead_code)]
+#[path = "../vm/qmp.rs"]
+mod qmp;
 
 use std::error::Error;
 use std::fs;
@@ -52,6 +60,10 @@ impl Samples {
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
     }
+
+    fn worst(&self) -> f64 {
+        self.0.iter().copied().fold(f64::NAN, f64::max)
+    }
 }
 
 /// All that is compared or timed.
@@ -76,6 +88,7 @@ struct Plan {
     bytes: usize,
     idle: u64,
     total: usize,
+    sessions: usize,
 }
 
 fn main() -> Outcome<()> {
@@ -85,6 +98,7 @@ fn main() -> Outcome<()> {
         bytes: number("BENCH_MIB", 64)? << 20,
         idle: number("BENCH_IDLE", 60)? as u64,
         total: number("BENCH_TOTAL", 1024)? << 20,
+        sessions: number("QX_BENCH_ROUNDS", 100)?,
     };
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench");
     let _ = fs::remove_dir_all(&dir);
@@ -122,6 +136,9 @@ fn main() -> Outcome<()> {
     }
     let worn_rss = rss_kb(&mut daemon)?;
 
+    daemon.stop();
+    let sessions = sessions::measure(&vm, &dir, plan.sessions)?;
+
     let size = fs::metadata(AGENT)?.len();
     print_head(&vm, release.trim());
     println!("| | |\n|---|---|");
@@ -132,6 +149,7 @@ fn main() -> Outcome<()> {
     let idle = plan.idle;
     println!("| Agent, wake-ups in {idle} s without a host | {switches} |");
     print_figures(&figures);
+    sessions.print(figures.echo.median());
     Ok(())
 }
 

@@ -69,6 +69,20 @@ impl Qmp {
         self.run("job-dismiss", json!({ "id": "job" }));
     }
 
+    /// Gives QEMU a disk for snapshots, which the guest does not see. What makes disks is QEMU itself: not
+    /// every machine has qemu-img.
+    #[track_caller]
+    pub fn add_snapshot_disk(&mut self, path: &Path) {
+        let file = json!({ "driver": "file", "filename": path, "size": 0 });
+        self.job("blockdev-create", json!({ "options": file }));
+        let file = json!({ "driver": "file", "filename": path, "node-name": "file" });
+        self.run("blockdev-add", file);
+        let disk = json!({ "driver": "qcow2", "file": "file", "size": 1 << 20 });
+        self.job("blockdev-create", json!({ "options": disk }));
+        let disk = json!({ "driver": "qcow2", "file": "file", "node-name": "disk" });
+        self.run("blockdev-add", disk);
+    }
+
     /// Waits for an event, which may have come already.
     #[track_caller]
     pub fn wait_event(&mut self, name: &str) -> Value {

@@ -4,25 +4,16 @@
 use std::thread;
 use std::time::Duration;
 
-use serde_json::json;
-
 use crate::vm::harness::{Options, Own, count, signal, wait_until};
 use crate::vm::qmp::Qmp;
 
 use super::transfers::{Flowing, files_whole};
 
-/// The monitor of a guest that now has a disk for its snapshots. The guest does not see it.
+/// The monitor of a guest that snapshots can be taken of.
+#[track_caller]
 fn with_disk(own: &Own) -> Qmp {
     let mut qmp = own.vm.qmp();
-    let path = own.place.file("snapshots.qcow2");
-    let file = json!({ "driver": "file", "filename": path, "size": 0 });
-    qmp.job("blockdev-create", json!({ "options": file }));
-    let file = json!({ "driver": "file", "filename": path, "node-name": "file" });
-    qmp.run("blockdev-add", file);
-    let disk = json!({ "driver": "qcow2", "file": "file", "size": 1 << 20 });
-    qmp.job("blockdev-create", json!({ "options": disk }));
-    let disk = json!({ "driver": "qcow2", "file": "file", "node-name": "disk" });
-    qmp.run("blockdev-add", disk);
+    qmp.add_snapshot_disk(&own.place.file("snapshots"));
     qmp
 }
 

@@ -1,0 +1,143 @@
+//! How long until a session is open, after each of the things that end one. A core of the host without a
+//! daemon around it asks for each; see [`host`](crate::host).
+
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::host::Peer;
+use crate::vm::Vm;
+use crate::{Outcome, Samples, micros};
+
+/// For what has just happened to be over: this is not timed.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What the agent prints when it has the port.
+const OPEN: &str = "quantix-kvm-agent: port";
+
+/// The figures, in microseconds.
+#[derive(Default)]
+pub struct Sessions {
+    /// From connect(2): the host before has left in good order.
+    clean: Samples,
+    /// From connect(2): the agent is new, and no host has been there for it.
+    guest_first: Samples,
+    /// From connect(2), at once after the host before was gone: amid transfers in both directions, inside
+    /// a frame of its own and one of the guest's.
+    host_killed: Samples,
+    /// From the Ping of a host that stays connected, sent when the next agent has the port: the one
+    /// before was killed amid transfers.
+    agent_killed: Samples,
+    /// From the end of loadvm, when a host that stays connected sends a Ping: the guest was amid
+    /// transfers in the snapshot, and again before it was reverted.
+    reverted: Samples,
+}
+
+/// Opens sessions, so many in each way. No daemon may run.
+pub fn measure(vm: &Vm, dir: &Path, rounds: usize) -> Outcome<Sessions> {
+    let mut sessions = Sessions::default();
+    let mut peer = Peer::open(vm.socket())?.0;
+    peer.spawn("truncate -s 1T /tmp/endless")?;
+    peer.wait_report()?;
+    eprintln!("sessions: clean");
+    for _ in 0..rounds {
+        drop(peer);
+        sleep(PAUSE);
+        let took;
+        (peer, took) = Peer::open(vm.socket())?;
+        sessions.clean.add(took);
+        peer.wait_report()?;
+    }
+    eprintln!("sessions: guest first");
+    for _ in 0..rounds {
+        let before = vm.count(OPEN);
+        peer.spawn("kill $PPID")?;
+        peer.run_until(|| vm.count(OPEN) > before)?;
+        drop(peer);
+        // That one was there when the agent began. The next agent has had none.
+        let took;
+        (peer, took) = Peer::open(vm.socket())?;
+        sessions.guest_first.add(took);
+        peer.wait_report()?;
+    }
+    eprintln!("sessions: host killed");
+    for round in 0..rounds {
+        peer.transfer(moved(round))?;
+        peer.break_off()?;
+        let took;
+        (peer, took) = Peer::open(vm.socket())?;
+        sessions.host_killed.add(took);
+        peer.wait_report()?;
+    }
+    eprintln!("sessions: agent killed");
+    for round in 0..rounds {
+        let before = vm.count(OPEN);
+        peer.transfer(moved(round))?;
+        peer.spawn("kill -9 $PPID")?;
+        let opened = peer.run_until(|| vm.count(OPEN) > before)?;
+        let begun = Instant::now();
+        if !opened {
+            peer.ping();
+            peer.wait_opened()?;
+        }
+        sessions.agent_killed.add(micros(begun));
+        peer.wait_report()?;
+    }
+    eprintln!("sessions: reverted");
+    let mut qmp = vm.qmp();
+    qmp.add_snapshot_disk(&dir.join("snapshots"));
+    peer.transfer(moved(0))?;
+    qmp.human("savevm bench");
+    for round in 0..rounds {
+        // The host knows of no revert: what it reads may tell it.
+        qmp.human("loadvm bench");
+        let begun = Instant::now();
+        peer.ping();
+        peer.wait_opened()?;
+        sessions.reverted.add(micros(begun));
+        peer.wait_report()?;
+        peer.transfer(moved(round))?;
+    }
+    Ok(sessions)
+}
+
+/// Where a round's transfers are cut: somewhere else in each.
+const fn moved(round: usize) -> u64 {
+    100_000 + (round as u64 * 618_034) % 2_000_000
+}
+
+impl Sessions {
+    /// A table; `bare` is a round trip of the port without us.
+    pub fn print(&self, bare: f64) {
+        println!(
+            "\n| Until a session is open | Median | Worst of {} | Median : bare round trip |\
+             \n|---|---|---|---|",
+            self.clean.0.len()
+        );
+        let rows = [
+            ("A host comes after one that has left", &self.clean),
+            ("the first host of a new agent", &self.guest_first),
+            (
+                "after a host that was killed inside a frame",
+                &self.host_killed,
+            ),
+            (
+                "after an agent that was killed inside a frame",
+                &self.agent_killed,
+            ),
+            (
+                "after a revert to a snapshot, inside a frame",
+                &self.reverted,
+            ),
+        ];
+        for (what, samples) in rows {
+            let (median, worst) = (samples.median(), samples.worst());
+            println!(
+                "| {what} | {:.2} ms | {:.2} ms | {:.1} |",
+                median / 1e3,
+                worst / 1e3,
+                median / bare
+            );
+        }
+    }
+}
