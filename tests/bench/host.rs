@@ -78,14 +78,17 @@ impl Peer {
         })
     }
 
-    /// Has something run in the guest's shell; nobody waits for it.
+    /// Has the guest's shell begin something, and waits until it has.
     pub fn spawn(&mut self, line: &str) -> Outcome<()> {
         let execute = agent::Execute {
             command: line.to_owned(),
             ..Default::default()
         };
         self.request(Body::Execute(execute))?;
-        self.settle()
+        self.wait("a process", |_, event| match event {
+            Event::Message(message) => matches!(message.body, Some(Body::ExecuteResponse(_))),
+            _ => false,
+        })
     }
 
     /// Begins a transfer in each direction and waits until so many bytes have come.
@@ -130,10 +133,16 @@ impl Peer {
     fn wait(&mut self, what: &str, mut found: impl FnMut(&Self, &Event) -> bool) -> Outcome<()> {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
-            if let Some(event) = self.step(PATIENCE)?
-                && found(self, &event)
-            {
+            let Some(event) = self.step(PATIENCE)? else {
+                continue;
+            };
+            if found(self, &event) {
                 return Ok(());
+            }
+            if let Event::Message(message) = event
+                && let Some(Body::Error(error)) = message.body
+            {
+                return Err(error.message.into());
             }
         }
         Err(format!("waited in vain for {what}").into())

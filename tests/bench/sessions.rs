@@ -37,7 +37,7 @@ pub struct Sessions {
 pub fn measure(vm: &Vm, dir: &Path, rounds: usize) -> Outcome<Sessions> {
     let mut sessions = Sessions::default();
     let mut peer = Peer::open(vm.socket())?.0;
-    peer.spawn("truncate -s 1T /tmp/endless")?;
+    peer.spawn("truncate -s 8G /tmp/endless")?;
     peer.wait_report()?;
     eprintln!("sessions: clean");
     for _ in 0..rounds {
@@ -51,10 +51,9 @@ pub fn measure(vm: &Vm, dir: &Path, rounds: usize) -> Outcome<Sessions> {
     eprintln!("sessions: guest first");
     for _ in 0..rounds {
         let before = vm.count(OPEN);
-        peer.spawn("kill $PPID")?;
-        peer.run_until(|| vm.count(OPEN) > before)?;
+        peer.spawn("sleep 0.1; kill $PPID")?;
         drop(peer);
-        // That one was there when the agent began. The next agent has had none.
+        vm.wait_for(OPEN, before + 1)?;
         let took;
         (peer, took) = Peer::open(vm.socket())?;
         sessions.guest_first.add(took);
@@ -73,7 +72,7 @@ pub fn measure(vm: &Vm, dir: &Path, rounds: usize) -> Outcome<Sessions> {
     for round in 0..rounds {
         let before = vm.count(OPEN);
         peer.transfer(moved(round))?;
-        peer.spawn("kill -9 $PPID")?;
+        peer.spawn("sleep 0.05; kill -9 $PPID")?;
         let opened = peer.run_until(|| vm.count(OPEN) > before)?;
         let begun = Instant::now();
         if !opened {
