@@ -43,6 +43,9 @@ const WARM_UP: usize = 20;
 /// Round trips a second apart in a round.
 const SLOW_PINGS: usize = 5;
 
+/// Round trips in a round that each come first after a revert.
+const REVERTS: usize = 10;
+
 /// Commands in a round.
 const COMMANDS: usize = 40;
 
@@ -72,6 +75,7 @@ struct Figures {
     ping: Samples,
     ping_client: Samples,
     echo: Samples,
+    echo_reverted: Samples,
     slow_ping: Samples,
     slow_echo: Samples,
     download: Samples,
@@ -107,6 +111,7 @@ fn main() -> Outcome<()> {
 
     eprintln!("booting");
     let vm = Vm::boot(&dir, AGENT)?;
+    vm.qmp().add_snapshot_disk(&dir.join("snapshots"));
     let mut daemon = Daemon::start(&dir)?;
     let release = daemon.shell("uname -r")?;
     sleep(Duration::from_secs(3));
@@ -120,7 +125,7 @@ fn main() -> Outcome<()> {
         eprintln!("round {round} of {}", plan.rounds);
         ours(&plan, &dir, &mut daemon, &mut figures)?;
         let mut bare = Bare::borrow_port(&vm, daemon, round, plan.bytes)?;
-        measure_bare(&plan, &mut bare, &mut figures)?;
+        measure_bare(&plan, &vm, &mut bare, &mut figures)?;
         bare.give_back(&vm)?;
         direct(&vm, &mut figures)?;
         daemon = Daemon::start(&dir)?;
@@ -137,7 +142,7 @@ fn main() -> Outcome<()> {
     let worn_rss = rss_kb(&mut daemon)?;
 
     daemon.stop();
-    let sessions = sessions::measure(&vm, &dir, plan.sessions)?;
+    let sessions = sessions::measure(&vm, plan.sessions)?;
 
     let size = fs::metadata(AGENT)?.len();
     print_head(&vm, release.trim());
@@ -149,7 +154,7 @@ fn main() -> Outcome<()> {
     let idle = plan.idle;
     println!("| Agent, wake-ups in {idle} s without a host | {switches} |");
     print_figures(&figures);
-    sessions.print(figures.echo.median());
+    sessions.print(figures.echo.median(), figures.echo_reverted.median());
     Ok(())
 }
 
@@ -228,7 +233,7 @@ fn upload(dir: &Path) -> Outcome<f64> {
     Ok(micros(begun))
 }
 
-fn measure_bare(plan: &Plan, bare: &mut Bare, figures: &mut Figures) -> Outcome<()> {
+fn measure_bare(plan: &Plan, vm: &Vm, bare: &mut Bare, figures: &mut Figures) -> Outcome<()> {
     for turn in 0..WARM_UP + PINGS {
         let micros = bare.echo()?;
         if turn >= WARM_UP {
@@ -238,6 +243,11 @@ fn measure_bare(plan: &Plan, bare: &mut Bare, figures: &mut Figures) -> Outcome<
     for _ in 0..SLOW_PINGS {
         sleep(Duration::from_secs(1));
         figures.slow_echo.add(bare.echo()?);
+    }
+    let mut qmp = vm.qmp();
+    qmp.human("savevm bare");
+    for _ in 0..REVERTS {
+        figures.echo_reverted.add(bare.echo_reverted(&mut qmp)?);
     }
     figures.source.add(rate(plan.bytes, bare.source()?));
     figures.sink.add(rate(plan.bytes, bare.sink()?));

@@ -1,7 +1,6 @@
 //! How long until a session is open, after each of the things that end one. A core of the host without a
 //! daemon around it asks for each; see [`host`](crate::host).
 
-use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -34,7 +33,7 @@ pub struct Sessions {
 }
 
 /// Opens sessions, so many in each way. No daemon may run.
-pub fn measure(vm: &Vm, dir: &Path, rounds: usize) -> Outcome<Sessions> {
+pub fn measure(vm: &Vm, rounds: usize) -> Outcome<Sessions> {
     let mut sessions = Sessions::default();
     let mut peer = Peer::open(vm.socket())?.0;
     peer.spawn("truncate -s 8G /tmp/endless")?;
@@ -84,7 +83,6 @@ pub fn measure(vm: &Vm, dir: &Path, rounds: usize) -> Outcome<Sessions> {
     }
     eprintln!("sessions: reverted");
     let mut qmp = vm.qmp();
-    qmp.add_snapshot_disk(&dir.join("snapshots"));
     peer.transfer(moved(0))?;
     qmp.human("savevm bench");
     for round in 0..rounds {
@@ -106,36 +104,41 @@ const fn moved(round: usize) -> u64 {
 }
 
 impl Sessions {
-    /// A table; `bare` is a round trip of the port without us.
-    pub fn print(&self, bare: f64) {
+    /// A table; beside each the port without us: a round trip, and one right after a revert.
+    pub fn print(&self, bare: f64, bare_reverted: f64) {
+        let rounds = self.clean.0.len();
         println!(
-            "\n| Until a session is open | Median | Worst of {} | Median : bare round trip |\
-             \n|---|---|---|---|",
-            self.clean.0.len()
+            "\n| Until a session is open, {rounds} times each | Median | Worst | Bare round trip | \
+             Median : bare | Worst : bare |\n|---|---|---|---|---|---|"
         );
         let rows = [
-            ("A host comes after one that has left", &self.clean),
-            ("the first host of a new agent", &self.guest_first),
+            ("A host comes after one that has left", &self.clean, bare),
+            ("The first host of a new agent", &self.guest_first, bare),
             (
-                "after a host that was killed inside a frame",
+                "After a host that was killed inside a frame",
                 &self.host_killed,
+                bare,
             ),
             (
-                "after an agent that was killed inside a frame",
+                "After an agent that was killed inside a frame",
                 &self.agent_killed,
+                bare,
             ),
             (
-                "after a revert to a snapshot, inside a frame",
+                "After a revert into the middle of transfers",
                 &self.reverted,
+                bare_reverted,
             ),
         ];
-        for (what, samples) in rows {
+        for (what, samples, bare) in rows {
             let (median, worst) = (samples.median(), samples.worst());
             println!(
-                "| {what} | {:.2} ms | {:.2} ms | {:.1} |",
+                "| {what} | {:.2} ms | {:.2} ms | {:.2} ms | {:.1} | {:.1} |",
                 median / 1e3,
                 worst / 1e3,
-                median / bare
+                bare / 1e3,
+                median / bare,
+                worst / bare
             );
         }
     }
