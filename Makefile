@@ -1,7 +1,14 @@
 # Each target is a call of what does the work.
 
+# Tests of a VM that wait for a time to pass leave the processors to others, so more than one for each of
+# two processors may run. How many VMs are at work at once the tests decide themselves.
+THREADS = $(shell n=$$(nproc); [ $$n -gt 4 ] && echo $$n || echo 4)
+
 # How much `make soak` simulates: seeds, each its own run of events.
 SEEDS = 20000
+
+# How often `make soak-vm` has every fault happen.
+ROUNDS = 20
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /  make \1|/p' Makefile | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -17,7 +24,7 @@ demo-stop: ## stop what `make demo` left running
 
 test: ## install what the tests need, run them all
 	tests/vm/install.sh
-	cargo test
+	RUST_TEST_THREADS=$(THREADS) cargo test
 
 bench: ## size, memory, wake-ups, round trips and throughput in a VM
 	tests/vm/install.sh
@@ -25,6 +32,16 @@ bench: ## size, memory, wake-ups, round trips and throughput in a VM
 
 soak: ## the simulation with many seeds; SEEDS=N
 	QX_SIM_SEEDS=$(SEEDS) cargo test --release --test main sim::
+
+soak-vm: ## all faults in a real VM, again and again until one test fails; ROUNDS=N
+	tests/vm/install.sh
+	cargo build --release
+	@round=1; while [ $$round -le $(ROUNDS) ]; do \
+	    echo "round $$round of $(ROUNDS)"; \
+	    QX_TEST_RELEASE=1 RUST_TEST_THREADS=$(THREADS) cargo test --test main vm::faults:: || \
+	        { echo "failed in round $$round"; exit 1; }; \
+	    round=$$((round + 1)); \
+	done
 
 fmt: ## format the sources
 	cargo fmt
@@ -36,4 +53,4 @@ lint: ## what .ci/run checks before the tests
 clean: demo-stop ## remove everything that was made
 	cargo clean
 
-.PHONY: help build demo demo-stop test bench soak fmt lint clean
+.PHONY: help build demo demo-stop test bench soak soak-vm fmt lint clean

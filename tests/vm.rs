@@ -17,7 +17,10 @@ mod qmp;
 mod files;
 mod messages;
 
-// What happens to a channel, each in a guest of its own.
+// How a channel comes about, each in a guest of its own.
 mod channel;
-mod restarts;
 mod states;
+
+// What goes wrong with a channel, each in a guest of its own, and that it is well again by itself:
+// `make soak-vm` runs these again and again.
+mod faults;

@@ -6,6 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::node::Daemon;
+use crate::qmp::Qmp;
 use crate::vm::Vm;
 use crate::{Outcome, micros};
 
@@ -74,6 +75,13 @@ impl<'a> Bare<'a> {
         } else {
             Err("the echo is not what was sent".into())
         }
+    }
+
+    /// A round trip right after the guest was put back to a snapshot: what of a revert is the
+    /// hypervisor's own.
+    pub fn echo_reverted(&mut self, qmp: &mut Qmp) -> Outcome<f64> {
+        qmp.human("loadvm bare");
+        self.echo()
     }
 
     /// From the guest: the microseconds that all bytes took.

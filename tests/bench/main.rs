@@ -4,13 +4,21 @@
 //! Ours and bare take turns, round by round, so that a machine that slows down meanwhile slows both.
 //! Every figure is a median. The environment can make it shorter or longer: `BENCH_ROUNDS` (3),
 //! `BENCH_MIB` (64, each transfer's size), `BENCH_IDLE` (60, seconds without a host), `BENCH_TOTAL`
-//! (1024, MiB transferred before the memory is looked at).
+//! (1024, MiB transferred before the memory is looked at), `QX_BENCH_ROUNDS` (100, sessions opened in each
+//! way).
 // A benchmark reads clocks, waits and prints; where it fails it has nothing else to do.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
 mod bare;
+mod host;
 mod node;
+mod sessions;
 mod vm;
+
+// It panics where QEMU does not do as it is told; what it has for tests alone is unused here.
+#[allow(clippy::expect_used, clippy::unwrap_used, dead_code)]
+#[path = "../vm/qmp.rs"]
+mod qmp;
 
 use std::error::Error;
 use std::fs;
@@ -35,6 +43,9 @@ const WARM_UP: usize = 20;
 /// Round trips a second apart in a round.
 const SLOW_PINGS: usize = 5;
 
+/// Round trips in a round that each come first after a revert.
+const REVERTS: usize = 10;
+
 /// Commands in a round.
 const COMMANDS: usize = 40;
 
@@ -52,6 +63,10 @@ impl Samples {
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
     }
+
+    fn worst(&self) -> f64 {
+        self.0.iter().copied().fold(f64::NAN, f64::max)
+    }
 }
 
 /// All that is compared or timed.
@@ -60,6 +75,7 @@ struct Figures {
     ping: Samples,
     ping_client: Samples,
     echo: Samples,
+    echo_reverted: Samples,
     slow_ping: Samples,
     slow_echo: Samples,
     download: Samples,
@@ -76,6 +92,7 @@ struct Plan {
     bytes: usize,
     idle: u64,
     total: usize,
+    sessions: usize,
 }
 
 fn main() -> Outcome<()> {
@@ -85,6 +102,7 @@ fn main() -> Outcome<()> {
         bytes: number("BENCH_MIB", 64)? << 20,
         idle: number("BENCH_IDLE", 60)? as u64,
         total: number("BENCH_TOTAL", 1024)? << 20,
+        sessions: number("QX_BENCH_ROUNDS", 100)?,
     };
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench");
     let _ = fs::remove_dir_all(&dir);
@@ -93,6 +111,7 @@ fn main() -> Outcome<()> {
 
     eprintln!("booting");
     let vm = Vm::boot(&dir, AGENT)?;
+    vm.qmp().add_snapshot_disk(&dir.join("snapshots"));
     let mut daemon = Daemon::start(&dir)?;
     let release = daemon.shell("uname -r")?;
     sleep(Duration::from_secs(3));
@@ -106,7 +125,7 @@ fn main() -> Outcome<()> {
         eprintln!("round {round} of {}", plan.rounds);
         ours(&plan, &dir, &mut daemon, &mut figures)?;
         let mut bare = Bare::borrow_port(&vm, daemon, round, plan.bytes)?;
-        measure_bare(&plan, &mut bare, &mut figures)?;
+        measure_bare(&plan, &vm, &mut bare, &mut figures)?;
         bare.give_back(&vm)?;
         direct(&vm, &mut figures)?;
         daemon = Daemon::start(&dir)?;
@@ -122,6 +141,9 @@ fn main() -> Outcome<()> {
     }
     let worn_rss = rss_kb(&mut daemon)?;
 
+    daemon.stop();
+    let sessions = sessions::measure(&vm, plan.sessions)?;
+
     let size = fs::metadata(AGENT)?.len();
     print_head(&vm, release.trim());
     println!("| | |\n|---|---|");
@@ -132,6 +154,7 @@ fn main() -> Outcome<()> {
     let idle = plan.idle;
     println!("| Agent, wake-ups in {idle} s without a host | {switches} |");
     print_figures(&figures);
+    sessions.print(figures.echo.median(), figures.echo_reverted.median());
     Ok(())
 }
 
@@ -210,7 +233,7 @@ fn upload(dir: &Path) -> Outcome<f64> {
     Ok(micros(begun))
 }
 
-fn measure_bare(plan: &Plan, bare: &mut Bare, figures: &mut Figures) -> Outcome<()> {
+fn measure_bare(plan: &Plan, vm: &Vm, bare: &mut Bare, figures: &mut Figures) -> Outcome<()> {
     for turn in 0..WARM_UP + PINGS {
         let micros = bare.echo()?;
         if turn >= WARM_UP {
@@ -220,6 +243,11 @@ fn measure_bare(plan: &Plan, bare: &mut Bare, figures: &mut Figures) -> Outcome<
     for _ in 0..SLOW_PINGS {
         sleep(Duration::from_secs(1));
         figures.slow_echo.add(bare.echo()?);
+    }
+    let mut qmp = vm.qmp();
+    qmp.human("savevm bare");
+    for _ in 0..REVERTS {
+        figures.echo_reverted.add(bare.echo_reverted(&mut qmp)?);
     }
     figures.source.add(rate(plan.bytes, bare.source()?));
     figures.sink.add(rate(plan.bytes, bare.sink()?));

@@ -7,6 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
+use crate::qmp::Qmp;
 
 /// What the VM is called.
 pub const NAME: &str = "bench";
@@ -19,6 +20,7 @@ pub struct Vm {
     qemu: Child,
     console: PathBuf,
     socket: PathBuf,
+    monitor: PathBuf,
     accel: String,
 }
 
@@ -48,6 +50,7 @@ impl Vm {
             qemu,
             console: dir.join(format!("{NAME}.console")),
             socket: dir.join("vms").join(format!("{NAME}.agent.sock")),
+            monitor: dir.join(format!("{NAME}.qmp")),
             accel,
         };
         vm.wait_for("qx-guest: init done", 1)?;
@@ -57,6 +60,11 @@ impl Vm {
     /// The agent's socket.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// The monitor.
+    pub fn qmp(&self) -> Qmp {
+        Qmp::connect(&self.monitor)
     }
 
     /// What QEMU runs the guest with.

@@ -43,19 +43,33 @@ pub fn wait_until(what: &str, seconds: u64, mut holds: impl FnMut() -> bool) {
     wait_for(what, seconds, || holds().then_some(()));
 }
 
+/// Sends a signal to a process.
+#[track_caller]
+pub fn signal(pid: u32, name: &str) {
+    let line = format!("kill -{name} {pid}");
+    let sent = Command::new("sh").args(["-c", &line]).status().unwrap();
+    assert!(sent.success(), "{line}");
+}
+
 /// The right to work with a VM: two at once, or guests that are emulated would starve each other.
 pub struct Turn(());
 
-static TURNS: (Mutex<u32>, Condvar) = (Mutex::new(2), Condvar::new());
+static TURNS: (Mutex<i32>, Condvar) = (Mutex::new(2), Condvar::new());
 
 impl Turn {
     pub fn wait() -> Self {
         let (free, freed) = &TURNS;
         let free = free.lock().unwrap_or_else(PoisonError::into_inner);
         let mut free = freed
-            .wait_while(free, |free| *free == 0)
+            .wait_while(free, |free| *free <= 0)
             .unwrap_or_else(PoisonError::into_inner);
         *free -= 1;
+        Self(())
+    }
+
+    /// Takes a turn without waiting for one: the next to begin waits for one more to end.
+    fn back() -> Self {
+        *TURNS.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
         Self(())
     }
 }
@@ -292,10 +306,15 @@ impl Vm {
     /// Waits until QEMU has ended by itself.
     #[track_caller]
     pub fn wait_end(&self) {
-        let pid = self.keeper.as_ref().and_then(|keeper| keeper.pid).unwrap();
+        let pid = self.pid();
         // It stays a zombie until its keeper is asked to look.
         let exe = format!("/proc/{pid}/exe");
         wait_until("QEMU to end", PATIENCE, || fs::read_link(&exe).is_err());
+    }
+
+    /// QEMU.
+    pub fn pid(&self) -> u32 {
+        self.keeper.as_ref().and_then(|keeper| keeper.pid).unwrap()
     }
 
     /// The monitor. One client is served at a time.
@@ -416,6 +435,11 @@ impl Node {
     /// Kills the daemon as the kernel does when memory runs out: it says nothing to anybody.
     pub fn kill(&mut self) {
         self.keeper = None;
+    }
+
+    /// The daemon's process.
+    pub fn pid(&self) -> u32 {
+        self.keeper.as_ref().and_then(|keeper| keeper.pid).unwrap()
     }
 
     /// What it has logged; an earlier daemon in the same place too.
@@ -710,14 +734,14 @@ pub struct Own {
     pub node: Node,
     pub vm: Vm,
     pub place: Place,
-    _turn: Turn,
+    turn: Option<Turn>,
 }
 
 impl Own {
     /// The guest boots, and no daemon runs.
     #[track_caller]
     pub fn boot(options: &Options) -> Self {
-        let _turn = Turn::wait();
+        let turn = Some(Turn::wait());
         let place = Place::new();
         let node = Node::new(&place);
         let vm = Vm::start(&place, "db1", options);
@@ -725,8 +749,15 @@ impl Own {
             node,
             vm,
             place,
-            _turn,
+            turn,
         }
+    }
+
+    /// Lets this time pass while nothing happens here: other tests have the turn meanwhile.
+    pub fn rest(&mut self, seconds: u64) {
+        self.turn = None;
+        thread::sleep(Duration::from_secs(seconds));
+        self.turn = Some(Turn::back());
     }
 
     /// The guest runs, and the daemon has a session with it.

@@ -5,8 +5,12 @@
  *   probe echo DEV                     writes back what it reads
  *   probe source DEV BYTES WRITESIZE   after the first byte from the host: writes BYTES
  *   probe sink DEV BYTES READSIZE      reads BYTES, then writes their count (8 bytes, little endian)
- *   probe wakeups PID SECONDS          how often PID ran within SECONDS, and its memory:
- *       "switches N voluntary N involuntary N rss_kb N vmrss_kb N vmhwm_kb N"
+ *   probe noise DEV BYTES              writes BYTES random bytes as soon as a host is there
+ *   probe hog SECONDS                  keeps the processor for itself: nothing else in the guest runs but
+ *                                      interrupts, the driver's work for its ports neither
+ *   probe wakeups PID SECONDS          how often PID ran within SECONDS, its memory, and how often it
+ *                                      called write:
+ *       "switches N voluntary N involuntary N rss_kb N vmrss_kb N vmhwm_kb N writes N"
  *       rss_kb is counted page by page; the other two are what /proc/PID/status says, which the
  *       kernel may leave up to 63 pages behind for each kind of memory
  *
@@ -19,6 +23,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -196,8 +201,45 @@ static void sink(long long bytes, size_t size)
 	wait_quit();
 }
 
+static void noise(long long bytes)
+{
+	uint64_t x = 88172645463325252u;
+	size_t size = 32768;
+	for (; bytes > 0; bytes -= size) {
+		if (bytes < (long long)size)
+			size = bytes;
+		for (size_t i = 0; i < size; i += sizeof x) {
+			x ^= x << 13;
+			x ^= x >> 7;
+			x ^= x << 17;
+			memcpy(buffer + i, &x, sizeof x);
+		}
+		write_all(buffer, size);
+	}
+}
+
+static time_t clock_seconds(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec;
+}
+
+static void hog(long long seconds)
+{
+	struct sched_param first = { .sched_priority = 50 };
+	FILE *limit = fopen("/proc/sys/kernel/sched_rt_runtime_us", "w");
+	time_t until = clock_seconds() + seconds;
+	if (!limit || fputs("-1", limit) < 0 || fclose(limit) != 0)
+		die("sched_rt_runtime_us");
+	if (sched_setscheduler(0, SCHED_FIFO, &first) != 0)
+		die("sched_setscheduler");
+	while (clock_seconds() < until)
+		;
+}
+
 struct status {
-	long long voluntary, involuntary, rss, vmrss, vmhwm;
+	long long voluntary, involuntary, rss, vmrss, vmhwm, writes;
 };
 
 static FILE *proc_file(const char *pid, const char *name)
@@ -226,6 +268,10 @@ static struct status status_of(const char *pid)
 	while (fgets(line, sizeof line, f))
 		sscanf(line, "Rss: %lld", &s.rss);
 	fclose(f);
+	f = proc_file(pid, "io");
+	while (fgets(line, sizeof line, f))
+		sscanf(line, "syscw: %lld", &s.writes);
+	fclose(f);
 	return s;
 }
 
@@ -235,8 +281,8 @@ static void wakeups(const char *pid, long long seconds)
 	pause_ms(seconds * 1000);
 	b = status_of(pid);
 	long long v = b.voluntary - a.voluntary, i = b.involuntary - a.involuntary;
-	printf("switches %lld voluntary %lld involuntary %lld rss_kb %lld vmrss_kb %lld vmhwm_kb %lld\n",
-	       v + i, v, i, b.rss, b.vmrss, b.vmhwm);
+	printf("switches %lld voluntary %lld involuntary %lld rss_kb %lld vmrss_kb %lld vmhwm_kb %lld"
+	       " writes %lld\n", v + i, v, i, b.rss, b.vmrss, b.vmhwm, b.writes - a.writes);
 }
 
 int main(int argc, char **argv)
@@ -251,11 +297,16 @@ int main(int argc, char **argv)
 	} else if (argc == 5 && strcmp(mode, "sink") == 0) {
 		open_port(argv[2]);
 		sink(number(argv[3]), io_size(argv[4]));
+	} else if (argc == 4 && strcmp(mode, "noise") == 0) {
+		open_port(argv[2]);
+		noise(number(argv[3]));
+	} else if (argc == 3 && strcmp(mode, "hog") == 0) {
+		hog(number(argv[2]));
 	} else if (argc == 4 && strcmp(mode, "wakeups") == 0) {
 		wakeups(argv[2], number(argv[3]));
 	} else {
 		fputs("usage: probe echo DEV | source DEV BYTES WRITESIZE | sink DEV BYTES READSIZE |"
-		      " wakeups PID SECONDS\n", stderr);
+		      " noise DEV BYTES | hog SECONDS | wakeups PID SECONDS\n", stderr);
 		return 2;
 	}
 	return 0;

@@ -46,6 +46,43 @@ impl Qmp {
         }
     }
 
+    /// Runs a line for people's monitor; one that says nothing has succeeded.
+    #[track_caller]
+    pub fn human(&mut self, line: &str) {
+        let said = self.run("human-monitor-command", json!({ "command-line": line }));
+        assert_eq!(said, "", "{line}");
+    }
+
+    /// Runs a block job to its end.
+    #[track_caller]
+    pub fn job(&mut self, command: &str, mut arguments: Value) {
+        arguments["job-id"] = json!("job");
+        self.run(command, arguments);
+        loop {
+            let event = self.wait_event("JOB_STATUS_CHANGE");
+            if event["data"]["status"] == "concluded" {
+                break;
+            }
+        }
+        let jobs = self.run("query-jobs", json!({}));
+        assert!(jobs[0].get("error").is_none(), "{command}: {jobs}");
+        self.run("job-dismiss", json!({ "id": "job" }));
+    }
+
+    /// Gives QEMU a disk for snapshots, which the guest does not see. What makes disks is QEMU itself: not
+    /// every machine has qemu-img.
+    #[track_caller]
+    pub fn add_snapshot_disk(&mut self, path: &Path) {
+        let file = json!({ "driver": "file", "filename": path, "size": 0 });
+        self.job("blockdev-create", json!({ "options": file }));
+        let file = json!({ "driver": "file", "filename": path, "node-name": "file" });
+        self.run("blockdev-add", file);
+        let disk = json!({ "driver": "qcow2", "file": "file", "size": 1 << 20 });
+        self.job("blockdev-create", json!({ "options": disk }));
+        let disk = json!({ "driver": "qcow2", "file": "file", "node-name": "disk" });
+        self.run("blockdev-add", disk);
+    }
+
     /// Waits for an event, which may have come already.
     #[track_caller]
     pub fn wait_event(&mut self, name: &str) -> Value {

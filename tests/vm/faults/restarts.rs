@@ -5,57 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::harness::{Options, Outcome, Own, Running, Turn, Vm, count, wait_until};
-
-/// A transfer in each direction, both in the middle: neither can end before [`Moving::end`].
-struct Moving {
-    download: Running,
-    upload: Running,
-}
-
-impl Moving {
-    #[track_caller]
-    fn start(own: &Own) -> Self {
-        let line =
-            "truncate -s 64M /tmp/out; rm -rf /tmp/in; mkdir /tmp/in; echo old >/tmp/in/kept";
-        own.node.sh("db1", line);
-        let mut download = own.node.begin(&["cat", "db1", "/tmp/out"]);
-        let mut upload = own.node.begin(&["cp", "-", "db1:/tmp/in/kept"]);
-        // More than the channel's buffers hold, so it has begun; the rest is not asked for.
-        assert_eq!(download.read(2_000_000), vec![0; 2_000_000]);
-        upload.write(&[1; 2_000_000]);
-        Self { download, upload }
-    }
-
-    /// What the commands have come to; nobody hangs.
-    #[track_caller]
-    fn end(self) -> [Outcome; 2] {
-        [self.download.finish(), self.upload.finish()]
-    }
-
-    /// Both have failed with this status and words, and the guest has kept its file.
-    #[track_caller]
-    fn have_failed(self, own: &Own, status: i32, words: &str) {
-        for outcome in self.end() {
-            assert_eq!(outcome.status, status, "{}", outcome.stderr);
-            assert!(outcome.stderr.contains(words), "{}", outcome.stderr);
-            assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
-            assert!(outcome.stdout.len() < 60_000_000);
-        }
-        own.node.wait_usable("db1");
-        nothing_left(own);
-    }
-}
-
-#[track_caller]
-fn nothing_left(own: &Own) {
-    wait_until("nothing of the upload to be left", 20, || {
-        own.node.sh("db1", "ls -A /tmp/in; cat /tmp/in/kept") == "kept\nold"
-    });
-    wait_until("the transfers' processes to be gone", 20, || {
-        own.agents().len() == 1
-    });
-}
+use super::transfers::{Moving, nothing_left};
+use crate::vm::harness::{Options, Own, Turn, Vm, count, wait_until};
 
 /// Runs a line in the guest a moment after the answer has come.
 fn soon(own: &Own, line: &str) {

@@ -1,0 +1,170 @@
+//! Transfers for something to go wrong in, and what has to be true of their files afterwards.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::vm::harness::{Node, Outcome, Own, Place, Running, wait_until};
+
+/// A transfer in each direction, both in the middle: neither can end before [`Moving::end`].
+pub struct Moving {
+    download: Running,
+    upload: Running,
+}
+
+impl Moving {
+    #[track_caller]
+    pub fn start(own: &Own) -> Self {
+        let line =
+            "truncate -s 64M /tmp/out; rm -rf /tmp/in; mkdir /tmp/in; echo old >/tmp/in/kept";
+        own.node.sh("db1", line);
+        let mut download = own.node.begin(&["cat", "db1", "/tmp/out"]);
+        let mut upload = own.node.begin(&["cp", "-", "db1:/tmp/in/kept"]);
+        // More than the channel's buffers hold, so it has begun; the rest is not asked for.
+        assert_eq!(download.read(2_000_000), vec![0; 2_000_000]);
+        upload.write(&[1; 2_000_000]);
+        Self { download, upload }
+    }
+
+    /// What the commands have come to; nobody hangs.
+    #[track_caller]
+    pub fn end(self) -> [Outcome; 2] {
+        [self.download.finish(), self.upload.finish()]
+    }
+
+    /// Both have failed with this status and words, and the guest has kept its file.
+    #[track_caller]
+    pub fn have_failed(self, own: &Own, status: i32, words: &str) {
+        for outcome in self.end() {
+            assert_eq!(outcome.status, status, "{}", outcome.stderr);
+            assert!(outcome.stderr.contains(words), "{}", outcome.stderr);
+            assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
+            assert!(outcome.stdout.len() < 60_000_000);
+        }
+        own.node.wait_usable("db1");
+        nothing_left(own);
+    }
+}
+
+#[track_caller]
+pub fn nothing_left(own: &Own) {
+    wait_until("nothing of the upload to be left", 20, || {
+        own.node.sh("db1", "ls -A /tmp/in; cat /tmp/in/kept") == "kept\nold"
+    });
+    wait_until("the transfers' processes to be gone", 20, || {
+        own.agents().len() == 1
+    });
+}
+
+/// A transfer in each direction, both as fast as they can be, onto targets that were there before. The
+/// download has no end; the upload has one, if nothing goes wrong for seconds.
+pub struct Flowing {
+    download: Running,
+    upload: Running,
+}
+
+/// Of the upload. The guest's /tmp takes it once.
+const SIZE: u64 = 80 << 20;
+
+impl Flowing {
+    /// Makes the files: once for any number of transfers.
+    #[track_caller]
+    pub fn prepare(node: &Node, place: &Place) {
+        let line = "truncate -s 8G /tmp/out; mkdir /tmp/in; echo old >/tmp/in/kept";
+        node.sh("db1", line);
+        fs::create_dir(place.file("down")).unwrap();
+        fs::write(place.file("down/kept"), "old").unwrap();
+        // No two blocks are the same.
+        let bytes: Vec<u8> = (0..SIZE / 8).flat_map(u64::to_be_bytes).collect();
+        fs::write(place.file("source"), bytes).unwrap();
+    }
+
+    pub fn start(node: &Node, place: &Place) -> Self {
+        let word = |name| place.file(name).to_str().unwrap().to_owned();
+        Self {
+            download: node.begin(&["cp", "db1:/tmp/out", &word("down/kept")]),
+            upload: node.begin(&["cp", &word("source"), "db1:/tmp/in/kept"]),
+        }
+    }
+
+    /// Files and a transfer in each direction, both in the middle.
+    #[track_caller]
+    pub fn begin(node: &Node, place: &Place) -> Self {
+        Self::prepare(node, place);
+        let mut flowing = Self::start(node, place);
+        flowing.wait_moved(2_000_000);
+        flowing
+    }
+
+    /// Waits until each has moved so many bytes.
+    #[track_caller]
+    pub fn wait_moved(&mut self, bytes: u64) {
+        for transfer in [&mut self.download, &mut self.upload] {
+            wait_until("bytes to be moved", 30, || {
+                let ended = transfer.child.try_wait().unwrap();
+                assert!(ended.is_none(), "a transfer has ended: {ended:?}");
+                position(transfer.child.id()) >= bytes
+            });
+        }
+    }
+
+    /// Both have come to one end, with one line if they have failed, and then with one of these
+    /// statuses. How many have failed.
+    #[track_caller]
+    pub fn end(self, failed: &[i32]) -> usize {
+        let mut count = 0;
+        for outcome in [self.download.finish(), self.upload.finish()] {
+            if outcome.status == 0 {
+                assert_eq!(outcome.stderr, "");
+                continue;
+            }
+            assert!(failed.contains(&outcome.status), "{outcome:?}");
+            assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+            count += 1;
+        }
+        count
+    }
+}
+
+/// How far the process has come in the file in which it is furthest.
+fn position(pid: u32) -> u64 {
+    let files = fs::read_dir(format!("/proc/{pid}/fdinfo"));
+    let texts = files.into_iter().flatten().flatten();
+    let texts = texts.filter_map(|file| fs::read_to_string(file.path()).ok());
+    let position = |text: String| {
+        text.lines()
+            .next()?
+            .strip_prefix("pos:")?
+            .trim()
+            .parse()
+            .ok()
+    };
+    texts.filter_map(position).max().unwrap_or(0)
+}
+
+/// Each target is what it was or all of its source, and nothing else is left of a transfer on either
+/// side. The guest's target is what it was when this returns.
+#[track_caller]
+pub fn files_whole(node: &Node, place: &Place) {
+    let down = fs::read_dir(place.file("down")).unwrap();
+    let down: Vec<_> = down.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(down, ["kept"]);
+    assert_eq!(fs::read(place.file("down/kept")).unwrap(), b"old");
+    let line = "ls -A /tmp/in; stat -c %s /tmp/in/kept; pidof quantix-kvm-agent | wc -w";
+    let mut said = String::new();
+    let whole = format!("kept\n{SIZE}\n1");
+    wait_until("nothing of the transfers to be left", 20, || {
+        said = node.sh("db1", line);
+        said == "kept\n4\n1" || said == whole
+    });
+    if said == whole {
+        let sum = node.sh("db1", "sha256sum </tmp/in/kept; echo old >/tmp/in/kept");
+        assert_eq!(sum[..64], sha256(&place.file("source")));
+    }
+    assert_eq!(node.sh("db1", "cat /tmp/in/kept"), "old");
+}
+
+fn sha256(path: &Path) -> String {
+    let out = Command::new("sha256sum").arg(path).output().unwrap();
+    String::from_utf8(out.stdout).unwrap()[..64].to_owned()
+}
