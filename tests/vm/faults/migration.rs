@@ -85,7 +85,7 @@ fn a_guest_that_moves_to_a_daemon_that_waits_is_served_there() {
     assert_eq!(flowing.end(&[4]), 2);
     own.vm.wait_end();
     wait_until("the guest to be gone here", 20, || {
-        own.node.vm("db1").is_null()
+        own.node.state("db1") == "absent"
     });
     other.has_it_well(&own, &agent);
 }
