@@ -12,7 +12,8 @@
  *                                      called write:
  *       "switches N voluntary N involuntary N rss_kb N vmrss_kb N vmhwm_kb N writes N"
  *       rss_kb is counted page by page; the other two are what /proc/PID/status says, which the
- *       kernel may leave up to 63 pages behind for each kind of memory
+ *       kernel may leave up to 63 pages behind for each kind of memory; a kernel that does not count
+ *       writes makes them -1
  *
  * DEV is a device, or the name of a port. The first three end when one read brings exactly "QUIT".
  *
@@ -254,7 +255,7 @@ static FILE *proc_file(const char *pid, const char *name)
 
 static struct status status_of(const char *pid)
 {
-	struct status s = { 0 };
+	struct status s = { .writes = -1 };
 	char line[256];
 	FILE *f = proc_file(pid, "status");
 	while (fgets(line, sizeof line, f)) {
@@ -268,10 +269,12 @@ static struct status status_of(const char *pid)
 	while (fgets(line, sizeof line, f))
 		sscanf(line, "Rss: %lld", &s.rss);
 	fclose(f);
-	f = proc_file(pid, "io");
-	while (fgets(line, sizeof line, f))
-		sscanf(line, "syscw: %lld", &s.writes);
-	fclose(f);
+	snprintf(line, sizeof line, "/proc/%s/io", pid);
+	if ((f = fopen(line, "r"))) {
+		while (fgets(line, sizeof line, f))
+			sscanf(line, "syscw: %lld", &s.writes);
+		fclose(f);
+	}
 	return s;
 }
 
@@ -281,8 +284,9 @@ static void wakeups(const char *pid, long long seconds)
 	pause_ms(seconds * 1000);
 	b = status_of(pid);
 	long long v = b.voluntary - a.voluntary, i = b.involuntary - a.involuntary;
+	long long w = b.writes < 0 ? -1 : b.writes - a.writes;
 	printf("switches %lld voluntary %lld involuntary %lld rss_kb %lld vmrss_kb %lld vmhwm_kb %lld"
-	       " writes %lld\n", v + i, v, i, b.rss, b.vmrss, b.vmhwm, b.writes - a.writes);
+	       " writes %lld\n", v + i, v, i, b.rss, b.vmrss, b.vmhwm, w);
 }
 
 int main(int argc, char **argv)

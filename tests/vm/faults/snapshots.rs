@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::vm::harness::{Options, Own, count, signal, wait_until};
 use crate::vm::qmp::Qmp;
 
-use super::transfers::{Flowing, files_whole};
+use super::transfers::{ALL, Flowing, files_whole};
 
 /// The monitor of a guest that snapshots can be taken of.
 #[track_caller]
@@ -34,7 +34,7 @@ fn a_guest_that_goes_back_into_transfers_is_served_by_the_same_daemon() {
     // The same transfers, further on.
     flowing.wait_moved(8_000_000);
     qmp.human("loadvm middle");
-    assert_eq!(flowing.end(&[4]), 2);
+    assert_eq!(flowing.end(&[4]), ALL);
     well_again(&own);
     // Again, with others under way.
     let mut flowing = Flowing::start(&own.node, &own.place);
@@ -109,6 +109,6 @@ fn a_snapshot_of_a_guest_whose_host_did_not_read_leaves_a_device_that_works() {
     flowing.wait_moved(10_000_000);
     assert_eq!(count(&own.node.vm("db1"), "sessions"), 1);
     qmp.human("loadvm full");
-    assert_eq!(flowing.end(&[4]), 2);
+    assert_eq!(flowing.end(&[4]), ALL);
     well_again(&own);
 }

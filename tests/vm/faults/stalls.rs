@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::vm::harness::{Options, Own, count, signal, wait_until};
 
-use super::transfers::{Flowing, files_whole};
+use super::transfers::{ALL, Flowing, files_whole};
 
 /// Longer than a guest waits for its host's Pings.
 const LONG: u64 = 31;
@@ -102,7 +102,7 @@ fn an_agent_that_stood_still_in_transfers_goes_on_by_itself() {
     let sleeper = own.node.begin(&["exec", "db1", "--detach", "--", &line]);
     own.rest(LONG - 10);
     // Nobody has waited for it.
-    assert_eq!(flowing.end(&[4]), 2);
+    assert_eq!(flowing.end(&[4]), ALL);
     drop(sleeper);
     assert_ne!(own.node.state("db1"), "ready");
     assert!(!own.vm.console().contains("awake"));
@@ -117,7 +117,7 @@ fn a_qemu_that_stood_still_in_transfers_goes_on_by_itself() {
     let flowing = Flowing::begin(&own.node, &own.place);
     signal(own.vm.pid(), "STOP");
     own.rest(LONG);
-    assert_eq!(flowing.end(&[4]), 2);
+    assert_eq!(flowing.end(&[4]), ALL);
     assert_ne!(own.node.state("db1"), "ready");
     signal(own.vm.pid(), "CONT");
     well_again(&own);

@@ -1,7 +1,7 @@
 //! Transfers for something to go wrong in, and what has to be true of their files afterwards.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::vm::harness::{Node, Outcome, Own, Place, Running, wait_until};
@@ -56,12 +56,15 @@ pub fn nothing_left(own: &Own) {
     });
 }
 
-/// A transfer in each direction, both as fast as they can be, onto targets that were there before. The
-/// download has no end; the upload has one, if nothing goes wrong for seconds.
-pub struct Flowing {
-    download: Running,
-    upload: Running,
-}
+/// Transfers in both directions, all as fast as they can be, onto targets that were there before. The
+/// downloads have no end; the upload has one, if nothing goes wrong for seconds.
+pub struct Flowing(Vec<Running>);
+
+/// The targets of the downloads. Together their credit is more than the channel's window.
+const DOWN: [&str; 3] = ["kept0", "kept1", "kept2"];
+
+/// All transfers.
+pub const ALL: usize = DOWN.len() + 1;
 
 /// Of the upload. The guest's /tmp takes it once.
 const SIZE: u64 = 80 << 20;
@@ -73,21 +76,24 @@ impl Flowing {
         let line = "truncate -s 8G /tmp/out; mkdir /tmp/in; echo old >/tmp/in/kept";
         node.sh("db1", line);
         fs::create_dir(place.file("down")).unwrap();
-        fs::write(place.file("down/kept"), "old").unwrap();
+        for name in DOWN {
+            fs::write(place.file("down").join(name), "old").unwrap();
+        }
         // No two blocks are the same.
         let bytes: Vec<u8> = (0..SIZE / 8).flat_map(u64::to_be_bytes).collect();
         fs::write(place.file("source"), bytes).unwrap();
     }
 
     pub fn start(node: &Node, place: &Place) -> Self {
-        let word = |name| place.file(name).to_str().unwrap().to_owned();
-        Self {
-            download: node.begin(&["cp", "db1:/tmp/out", &word("down/kept")]),
-            upload: node.begin(&["cp", &word("source"), "db1:/tmp/in/kept"]),
-        }
+        let word = |path: PathBuf| path.to_str().unwrap().to_owned();
+        let down = DOWN.map(|name| word(place.file("down").join(name)));
+        let down = down.map(|target| node.begin(&["cp", "db1:/tmp/out", &target]));
+        let source = word(place.file("source"));
+        let upload = node.begin(&["cp", &source, "db1:/tmp/in/kept"]);
+        Self(down.into_iter().chain([upload]).collect())
     }
 
-    /// Files and a transfer in each direction, both in the middle.
+    /// Makes the files, and brings transfers into their middle.
     #[track_caller]
     pub fn begin(node: &Node, place: &Place) -> Self {
         Self::prepare(node, place);
@@ -99,7 +105,7 @@ impl Flowing {
     /// Waits until each has moved so many bytes.
     #[track_caller]
     pub fn wait_moved(&mut self, bytes: u64) {
-        for transfer in [&mut self.download, &mut self.upload] {
+        for transfer in &mut self.0 {
             wait_until("bytes to be moved", 30, || {
                 let ended = transfer.child.try_wait().unwrap();
                 assert!(ended.is_none(), "a transfer has ended: {ended:?}");
@@ -108,12 +114,12 @@ impl Flowing {
         }
     }
 
-    /// Both have come to one end, with one line if they have failed, and then with one of these
-    /// statuses. How many have failed.
+    /// Each has come to one end, with one line if it has failed, and then with one of these statuses.
+    /// How many have failed.
     #[track_caller]
     pub fn end(self, failed: &[i32]) -> usize {
         let mut count = 0;
-        for outcome in [self.download.finish(), self.upload.finish()] {
+        for outcome in self.0.into_iter().map(Running::finish) {
             if outcome.status == 0 {
                 assert_eq!(outcome.stderr, "");
                 continue;
@@ -147,9 +153,13 @@ fn position(pid: u32) -> u64 {
 #[track_caller]
 pub fn files_whole(node: &Node, place: &Place) {
     let down = fs::read_dir(place.file("down")).unwrap();
-    let down: Vec<_> = down.map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(down, ["kept"]);
-    assert_eq!(fs::read(place.file("down/kept")).unwrap(), b"old");
+    let mut down: Vec<_> = down.map(|entry| entry.unwrap().file_name()).collect();
+    down.sort();
+    assert_eq!(down, DOWN);
+    for name in DOWN {
+        let bytes = fs::read(place.file("down").join(name)).unwrap();
+        assert_eq!(bytes, b"old", "{name}");
+    }
     let line = "ls -A /tmp/in; stat -c %s /tmp/in/kept; pidof quantix-kvm-agent | wc -w";
     let mut said = String::new();
     let whole = format!("kept\n{SIZE}\n1");
