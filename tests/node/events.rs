@@ -1,7 +1,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixListener;
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 use quantix::message::node::{self, node_message};
 use quantix::message::{Body, agent};
@@ -9,7 +10,7 @@ use quantix::rt::sys::sock_diag::peer_inode;
 use serde_json::Value;
 
 use crate::util::node::Node;
-use crate::util::{until, until_so};
+use crate::util::{PATIENCE, beside, until, until_so};
 
 fn events(node: &Node, words: &[&str]) -> Vec<Value> {
     let said = node.run(&[&["events", "--json"], words].concat());
@@ -31,7 +32,7 @@ fn story(node: &Node, name: &str) -> Vec<String> {
 /// `qx-node events --follow`, line by line.
 struct Follower {
     child: Child,
-    lines: BufReader<ChildStdout>,
+    lines: Receiver<String>,
 }
 
 impl Follower {
@@ -40,18 +41,30 @@ impl Follower {
         let mut child = command
             .args(words)
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        Self { child, lines }
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (send, receive) = channel();
+        beside(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = send.send(line);
+            }
+        });
+        Self {
+            child,
+            lines: receive,
+        }
     }
 
     /// The next line; empty at the end.
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
+    #[track_caller]
+    fn line(&self) -> String {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => String::new(),
+            Err(RecvTimeoutError::Timeout) => panic!("nothing is told"),
+        }
     }
 }
 
@@ -114,7 +127,7 @@ fn a_vms_life_is_kept_and_told() {
 #[test]
 fn each_change_is_told_as_it_happens_until_the_daemon_ends() {
     let mut node = Node::start();
-    let mut all = Follower::start(&node, &[]);
+    let all = Follower::start(&node, &[]);
     let vm = node.vm("vm");
     assert!(all.line().contains("  vm  connecting  found /"));
     assert!(all.line().contains("  vm  connecting -> ready"));
