@@ -6,6 +6,8 @@ THREADS = $(shell n=$$(nproc); [ $$n -gt 4 ] && echo $$n || echo 4)
 
 # How much `make soak` simulates: seeds, each its own run of events.
 SEEDS = 20000
+# How long `make fuzz` stays with each target.
+SECONDS = 60
 
 # How often `make soak-vm` has every fault happen.
 ROUNDS = 20
@@ -38,10 +40,13 @@ soak-vm: ## all faults in a real VM, again and again until one test fails; ROUND
 	cargo build --release
 	@round=1; while [ $$round -le $(ROUNDS) ]; do \
 	    echo "round $$round of $(ROUNDS)"; \
-	    QX_TEST_RELEASE=1 RUST_TEST_THREADS=$(THREADS) cargo test --test main vm::faults:: || \
+	    QX_TEST_RELEASE=1 RUST_TEST_THREADS=$(THREADS) cargo test --test main -- vm::faults:: vm::states:: || \
 	        { echo "failed in round $$round"; exit 1; }; \
 	    round=$$((round + 1)); \
 	done
+
+fuzz: ## random inputs that learn from the code's paths; SECONDS=N for each target
+	@tests/fuzz/run.sh $(SECONDS)
 
 fmt: ## format the sources
 	cargo fmt
@@ -53,4 +58,4 @@ lint: ## what .ci/run checks before the tests
 clean: demo-stop ## remove everything that was made
 	cargo clean
 
-.PHONY: help build demo demo-stop test bench soak soak-vm fmt lint clean
+.PHONY: help build demo demo-stop test bench soak soak-vm fuzz fmt lint clean
