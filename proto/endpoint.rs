@@ -277,6 +277,11 @@ impl Endpoint {
             + copies.sum::<usize>()
     }
 
+    /// What the other side sends is not understood until it sends an idle byte.
+    pub const fn is_lost(&self) -> bool {
+        self.decoder.is_lost()
+    }
+
     /// Urgent frames that wait.
     pub fn urgent_len(&self) -> usize {
         self.urgent.len()

@@ -114,6 +114,11 @@ impl Decoder {
         std::mem::take(&mut self.garbage)
     }
 
+    /// Nothing but an idle byte can begin a frame again.
+    pub const fn is_lost(&self) -> bool {
+        matches!(self.state, State::Garbage)
+    }
+
     /// Bytes that the decoder holds of a frame not yet complete.
     pub fn buffered(&self) -> usize {
         match self.state {

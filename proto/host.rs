@@ -165,7 +165,7 @@ impl Host {
     pub fn handle_socket(&mut self, now: Time) {
         self.disconnect("the VM's socket was replaced");
         self.pace = Pace::default();
-        self.detach(now);
+        self.state = State::Detached { retry: now };
     }
 
     /// The VM's socket is gone.
@@ -183,14 +183,14 @@ impl Host {
     /// The connection that was asked for could not be made.
     pub fn handle_connect_failed(&mut self, now: Time) {
         if matches!(self.state, State::Connecting) {
-            self.detach(self.pace.next(now));
+            self.detach(now, self.pace.next(now));
         }
     }
 
     /// The same because other clients fill the socket's queue.
     pub fn handle_busy(&mut self, now: Time) {
         if matches!(self.state, State::Connecting) {
-            self.detach(self.pace.next_try(now));
+            self.detach(now, self.pace.next_try(now));
         }
     }
 
@@ -198,7 +198,7 @@ impl Host {
     pub fn handle_disconnected(&mut self, now: Time) {
         if !matches!(self.state, State::Absent) {
             self.disconnect("QEMU closed the connection");
-            self.detach(self.pace.next(now));
+            self.detach(now, self.pace.next(now));
         }
     }
 
@@ -256,11 +256,7 @@ impl Host {
         let taken = taken && self.endpoint.is_written();
         match self.state {
             State::Absent | State::Connecting => {}
-            State::Detached { .. } => {
-                self.pace.on_connect(now);
-                self.state = State::Connecting;
-                self.events.push_back(Event::Connect);
-            }
+            State::Detached { .. } => self.connect(now),
             State::Opening { probe, .. } | State::Ready { probe, .. } => match probe {
                 Probe::Quiet(_) => self.send_ping(now),
                 Probe::Asked(asked) => self.look(now, asked, taken),
@@ -433,7 +429,7 @@ impl Host {
                 let why = "the guest takes our bytes and answers nothing";
                 self.disconnect(why);
                 self.events.push_back(Event::Close(why));
-                return self.detach(self.pace.next(now));
+                return self.detach(now, self.pace.next(now));
             }
             // All of an earlier flush has been taken, so that at most one is ever pending.
             if asked.wants_flush() {
@@ -449,6 +445,8 @@ impl Host {
     /// Another connection may do what a flush and another Ping have not done since `taken`.
     fn is_given_up(&self, now: Time, taken: Time) -> bool {
         match self.state {
+            // It may well answer, but sends no idle bytes within a session.
+            State::Ready { .. } if self.endpoint.is_lost() => self.pace.next(now) == now,
             State::Ready { .. } => {
                 let heard = self.last_valid.map_or(taken, |at| at.max(taken));
                 now.since(heard) >= READY_PATIENCE
@@ -555,8 +553,18 @@ impl Host {
         });
     }
 
-    const fn detach(&mut self, retry: Time) {
+    /// Connects again at `retry`.
+    fn detach(&mut self, now: Time, retry: Time) {
         self.state = State::Detached { retry };
+        if retry <= now {
+            self.connect(now);
+        }
+    }
+
+    fn connect(&mut self, now: Time) {
+        self.pace.on_connect(now);
+        self.state = State::Connecting;
+        self.events.push_back(Event::Connect);
     }
 
     fn disconnect(&mut self, why: &str) {

@@ -74,9 +74,10 @@ pub const LOOK_AFTER: Duration = Duration::from_millis(250);
 /// The longest pause between two such looks, and between Pings while waiting.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A guest with an open session that answers nothing, though it takes our bytes, is reconnected to
-/// after this long. Shorter would hang up the commands of a guest that is only slow.
-pub const READY_PATIENCE: Duration = Duration::from_secs(5);
+/// A guest with an open session that answers nothing, though it was seen to take our bytes, is
+/// reconnected to after this long. Shorter would hang up the commands of a guest that is only slow;
+/// longer, and the flushes that it is sent meanwhile would fill its ring.
+pub const READY_PATIENCE: Duration = Duration::from_secs(4);
 
 /// A request whose guest was silent for longer has a Ping in front of it.
 pub const STALE_AFTER: Duration = Duration::from_secs(1);

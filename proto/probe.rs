@@ -89,10 +89,11 @@ impl Asked {
     }
 
     /// Whether it is time for a flush, all that was sent being taken: at the first such look, and,
-    /// if this goes on, at every third. So many fit into the guest's ring beside what else is in it.
+    /// if this goes on, at every other. As many as fit into a host's patience fit into the guest's
+    /// ring beside what else is in it.
     pub const fn wants_flush(&self) -> bool {
         match self.taken {
-            Taken::Since(_, looks) => looks % 3 == 0,
+            Taken::Since(_, looks) => looks % 2 == 0,
             Taken::Unknown | Taken::No => true,
         }
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use quantix::limits::{BACKOFF_MAX, READY_PATIENCE};
+use quantix::host::Phase;
+use quantix::limits::{BACKOFF_MAX, LOOK_EVERY, READY_PATIENCE};
 use quantix::message::{Body, agent, encode, message};
 
 use super::daemon::OPENS_WITHIN;
@@ -236,16 +237,18 @@ impl Life {
 }
 
 /// How long the host may take to a session now that both sides are up and the port moves bytes: what
-/// is left of its pause if it waits for its next connect, and its patience if only another connect
-/// makes this port work again.
+/// is left of its pause if it waits for its next connect or look, and its patience if only another
+/// connect makes this port work again.
 fn opens_within(pair: &Pair) -> Duration {
     let now = pair.world.host_now();
     let pause = match (pair.daemon.client, pair.daemon.host.poll_timeout()) {
         (None, Some(retry)) => retry.since(now),
+        (Some(_), _) if pair.daemon.host.phase(now) == Phase::Stalled => LOOK_EVERY,
         _ => Duration::ZERO,
     };
     let cure = if pair.world.port.is_sick() {
-        READY_PATIENCE.max(BACKOFF_MAX)
+        // It looks only so often.
+        READY_PATIENCE.max(BACKOFF_MAX) + 2 * LOOK_EVERY
     } else {
         Duration::ZERO
     };

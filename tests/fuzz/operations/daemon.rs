@@ -10,8 +10,8 @@ use super::ledger::Ledger;
 use super::pipe::Pipe;
 use super::written::Written;
 
-/// What no window holds back: Pings and acknowledgements, and one flush.
-const URGENT: usize = 16 * 1024 + FLUSH;
+/// What no window holds back: Pings and acknowledgements, and the flushes of a host that is not answered.
+const URGENT: usize = 16 * 1024 + 3 * FLUSH;
 const URGENT_WRITES: usize = 48;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
