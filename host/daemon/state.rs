@@ -160,8 +160,11 @@ pub struct Evidence<'a> {
 
 /// The state that follows from the evidence. Where that does not say enough yet it stays as it was.
 pub fn judge(evidence: &Evidence, shown: &State) -> State {
+    let is_stalled = matches!(shown, State::Stalled { .. });
     match (evidence.phase, evidence.seen) {
         (Phase::Absent, _) => State::Absent,
+        // The reconnect is a cure, and no news.
+        (_, Seen::Down(_)) if evidence.mute && is_stalled => shown.clone(),
         (_, Seen::Down(_)) if evidence.mute => State::Stalled { why: MUTE },
         (_, Seen::Down(why)) => connecting(why),
         (_, Seen::Full | Seen::Unaccepted) => in_line(evidence, shown),
@@ -345,6 +348,9 @@ mod tests {
         let mut e = evidence(Phase::Connecting, Seen::Down("closed"));
         e.mute = true;
         assert_eq!(judge(&e, &stalled), stalled);
+        let more = State::Stalled { why: NOT_ANSWERING };
+        assert_eq!(judge(&e, &more), more);
+        assert_eq!(judge(&e, &State::Ready), stalled);
         let e = evidence(Phase::Waiting, Seen::Accepted);
         assert_eq!(judge(&e, &stalled), stalled);
     }
