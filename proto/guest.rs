@@ -59,6 +59,8 @@ pub struct Guest {
     endpoint: Endpoint,
     identity: Identity,
     state: State,
+    /// The newest Ping of this connection that was answered, in whichever session.
+    answered: Option<(Nonce, u64)>,
     /// The pipe to the host holds no part of a frame.
     clean: bool,
     events: VecDeque<Event>,
@@ -80,6 +82,7 @@ impl Guest {
             endpoint: Endpoint::new(Side::Guest),
             identity,
             state: State::Silent,
+            answered: None,
             clean: false,
             events: VecDeque::new(),
         }
@@ -137,12 +140,14 @@ impl Guest {
         self.fall_silent("the host has disconnected");
         // What the end of a session left to be written was for the host that has gone.
         self.endpoint.discard_unwritten();
+        self.answered = None;
     }
 
     /// The port was closed and opened again: nothing of the old stream is left.
     pub fn handle_port_reopened(&mut self) {
         self.fall_silent("the port was closed");
         self.endpoint.reset_connection();
+        self.answered = None;
         self.clean = false;
     }
 
@@ -278,6 +283,8 @@ impl Guest {
         let Some(nonce) = Nonce::parse(&ping.nonce) else {
             return;
         };
+        let newest = self.answered.filter(|(known, _)| *known == nonce);
+        let repeated = newest.is_some_and(|(_, newest)| ping.sequence <= newest);
         match &mut self.state {
             State::Open {
                 nonce: known,
@@ -293,6 +300,9 @@ impl Guest {
                     self.endpoint.push_sealed(&pong);
                 }
             }
+            // It is there twice, but was sent once. To answer it with another session would tell the
+            // host that nothing behind it was acted on.
+            State::Open { .. } | State::Silent if repeated => return,
             State::Open { .. } | State::Silent => {
                 self.fall_silent("the host has opened another session");
                 let session = SessionId::draw(random(), &nonce);
@@ -305,6 +315,9 @@ impl Guest {
                 };
                 self.events.push_back(Event::Opened);
             }
+        }
+        if !repeated {
+            self.answered = Some((nonce, ping.sequence));
         }
     }
 

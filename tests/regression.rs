@@ -191,6 +191,35 @@ fn a_request_that_was_given_up_is_not_sent_again_to_a_restarted_agent() {
     assert_eq!(acted_on, 0);
 }
 
+/// The bytes of a Ping and of the request behind it come again. The guest has acted on the request;
+/// the repetition ends its session, and the Ping in it must not open another: answered with a new
+/// session, that Ping would tell the host that the request was never read.
+#[test]
+fn a_repeated_ping_does_not_bring_back_a_request_that_was_acted_on() {
+    let at = |seconds: u64| Time::from_micros(seconds * 1_000_000);
+    let id = MessageId::parse("once").unwrap();
+    let mut nonces = 0..;
+    let mut draw = || [nonces.next().unwrap(); 16];
+    let mut host = Host::new();
+    host.handle_socket(at(0));
+    host.handle_timeout(at(0), false);
+    host.handle_connected(at(0), &mut draw);
+    let mut guest = Guest::new(Identity::default());
+    exchange(at(0), &mut host, &mut guest);
+
+    let request = message(id.as_str(), Body::Execute(agent::Execute::default()));
+    host.request(at(3), &id, encode(&request).unwrap()).unwrap();
+    let bytes = transmit_host(&mut host);
+    hear(at(3), &mut guest, &bytes);
+    let requested = |event| matches!(event, Event::Request(..));
+    assert!(std::iter::from_fn(|| guest.poll_event()).any(requested));
+    hear(at(3), &mut guest, &bytes);
+    hear(at(3), &mut guest, &bytes);
+    let acted_on_again = exchange(at(4), &mut host, &mut guest);
+    assert!(host.is_open());
+    assert_eq!(acted_on_again, 0);
+}
+
 /// Carries bytes both ways until there are none; how many requests the guest was asked to act on.
 fn exchange(now: Time, host: &mut Host, guest: &mut Guest) -> usize {
     let mut requests = 0;
