@@ -2,6 +2,8 @@
 
 # How much `make soak` simulates: seeds, each its own run of events.
 SEEDS = 20000
+# How long `make fuzz` stays with each target.
+SECONDS = 60
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /  make \1|/p' Makefile | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -26,6 +28,9 @@ bench: ## size, memory, wake-ups, round trips and throughput in a VM
 soak: ## the simulation with many seeds; SEEDS=N
 	QX_SIM_SEEDS=$(SEEDS) cargo test --release --test main sim::
 
+fuzz: ## random inputs that learn from the code's paths; SECONDS=N for each target
+	@tests/fuzz/run.sh $(SECONDS)
+
 fmt: ## format the sources
 	cargo fmt
 
@@ -36,4 +41,4 @@ lint: ## what .ci/run checks before the tests
 clean: demo-stop ## remove everything that was made
 	cargo clean
 
-.PHONY: help build demo demo-stop test bench soak fmt lint clean
+.PHONY: help build demo demo-stop test bench soak fuzz fmt lint clean

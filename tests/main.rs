@@ -14,6 +14,9 @@ mod sim;
 // What holds for any input: the decoder from any state, the outbox beside a model of it.
 #[cfg(test)]
 mod properties;
+// What the fuzzer runs, with the inputs that it has found, as ordinary tests.
+#[cfg(test)]
+mod fuzz;
 // `qx-node` from the outside: words in, words and an exit status out.
 mod cli;
 // A test for each bug that was found, named after it.
