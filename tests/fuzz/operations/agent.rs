@@ -119,7 +119,8 @@ impl Agent {
                     self.written.restart();
                     opened = true;
                 }
-                Event::Ended(_) => {
+                Event::Ended(why) => {
+                    ledger.on_end(why);
                     assert!(first, "what was not acted on never will be");
                     self.is_open = false;
                     self.running.clear();

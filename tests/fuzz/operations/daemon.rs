@@ -153,8 +153,9 @@ impl Daemon {
                     self.session += 1;
                     self.written.open(pong.session);
                 }
-                Event::Lost { kept, .. } => {
+                Event::Lost { reason, kept } => {
                     assert!(self.is_open, "no session is lost twice");
+                    ledger.on_end(&reason);
                     self.is_open = false;
                     ledger.on_lost(&kept);
                 }

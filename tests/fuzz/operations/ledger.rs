@@ -33,7 +33,17 @@ pub struct Ledger {
     /// Bytes to the guest were repeated, and the guest has forgotten which Pings it had answered. To
     /// one of them it may then answer that it has not read what is behind it.
     pub may_act_twice: bool,
+    /// Something has happened to bytes, to a connection or to a program.
+    pub is_faulty: bool,
 }
+
+/// Why no session ends as long as nothing has happened to it.
+const DAMAGE: [&str; 4] = [
+    "lost, repeated or joined",
+    "more was acknowledged",
+    "did not decode",
+    "no usable id",
+];
 
 impl Ledger {
     /// A request that is not yet anywhere, and its body.
@@ -85,6 +95,12 @@ impl Ledger {
         let chunk = chunk(request.sent, size);
         request.sent += size as u64;
         chunk
+    }
+
+    /// A session has ended, on either side.
+    pub fn on_end(&self, why: &str) {
+        let damaged = DAMAGE.iter().any(|damage| why.contains(damage));
+        assert!(self.is_faulty || !damaged, "{why}, without a fault");
     }
 
     /// The guest acts on a request.

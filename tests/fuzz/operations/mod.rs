@@ -37,6 +37,10 @@ pub fn run(data: &[u8]) {
 /// How many kinds of operations there are.
 pub const KINDS: u8 = 25;
 
+/// Those that harm bytes, connections or programs.
+#[cfg(test)]
+pub const FAULTS: std::ops::Range<u8> = 19..23;
+
 fn step(world: &mut World, kind: u8, flag: u8, a: usize, b: usize) {
     // As often short as long.
     let size = if flag & 1 == 0 { a } else { (a << 8 | b) * 2 };

@@ -13,6 +13,9 @@ use super::pipe::{Fault, Pipe};
 /// guest that takes and does not answer, the longest pause before a connect, and some to spare.
 const HEALS_WITHIN: Duration = Duration::from_secs(20);
 
+/// Turns in which all that waits on both sides is carried over, before a keep-alive is due.
+const PLENTY: usize = 5000;
+
 pub struct World {
     now: Time,
     agent: Agent,
@@ -166,16 +169,19 @@ impl World {
     }
 
     pub fn fault_to_guest(&mut self, fault: Fault, a: usize, b: usize) {
+        self.ledger.is_faulty = true;
         self.has_forgotten |= matches!(fault, Fault::Junk);
         self.to_guest.fail(fault, a, b);
         self.ledger.may_act_twice |= self.has_forgotten && self.to_guest.has_won;
     }
 
     pub fn fault_to_host(&mut self, fault: Fault, a: usize, b: usize) {
+        self.ledger.is_faulty = true;
         self.to_host.fail(fault, a, b);
     }
 
     pub fn connection(&mut self, flag: u8, a: usize, b: usize) {
+        self.ledger.is_faulty |= flag % 8 > 2;
         let (now, ledger) = (self.now, &mut self.ledger);
         match flag % 8 {
             0 | 1 => return self.daemon.connect(now, true, ledger),
@@ -205,6 +211,7 @@ impl World {
 
     /// Something happens to the guest's end.
     pub fn port(&mut self, flag: u8) {
+        self.ledger.is_faulty = true;
         self.has_forgotten = true;
         self.ledger.may_act_twice |= self.to_guest.has_won;
         match flag % 3 {
@@ -238,6 +245,14 @@ impl World {
         if self.daemon.is_absent() {
             self.daemon.socket(self.now, &mut self.ledger);
         }
+        // What can go on does so at once, and not when a clock brings the next Ping.
+        for _ in 0..2 {
+            self.exchange(PLENTY);
+            self.agent.answer_all(&mut self.ledger);
+        }
+        self.exchange(PLENTY);
+        let both = self.daemon.host.is_open() && self.agent.guest.is_open();
+        assert!(!both || self.ledger.is_faulty || self.ledger.pending().is_empty());
         self.settle();
         // Both may believe in a session that is not the same one: a request finds that out.
         if !self.is_answered() && !self.is_answered() {
