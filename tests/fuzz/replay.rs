@@ -64,7 +64,7 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
         }
         [field, content].concat()
     });
-    let id = vec![0x0A, 1, b'a'];
+    let id = [0x0A, 1, b'a'];
     (any::<bool>(), vec(field, 0..5)).prop_map(move |(named, fields)| {
         let id = if named { &id[..] } else { &[] };
         [id, &fields.concat()].concat()
