@@ -9,7 +9,7 @@ use quantix::frame::{Seal, write_frame};
 use quantix::guest::{self, Guest, Identity, Moment};
 use quantix::host::{self, Host};
 use quantix::ids::{MessageId, Nonce, SessionId};
-use quantix::limits::{MAX_FRAME, SEAL};
+use quantix::limits::{HOST_SILENT, MAX_FRAME, SEAL};
 use quantix::message::agent::{Cancel, Pong};
 use quantix::message::node::NodeMessage;
 use quantix::message::{AgentMessage, Body, encode, message, peek_message_id};
@@ -50,6 +50,8 @@ fn node_message_round_trip(data: &[u8]) {
 }
 
 const NOW: Time = Time::from_micros(1_000_000);
+/// When the message comes.
+const LATER: Time = Time::from_micros(2_000_000);
 const NONCE: [u8; 16] = *b"sixteen bytes...";
 const RANDOM: u64 = 0x5E55_1017;
 
@@ -88,13 +90,13 @@ impl Session {
         ));
 
         let mut guest = Guest::new(Identity::default());
-        hear(&mut guest, &ping);
+        hear(&mut guest, NOW, &ping);
         assert!(matches!(guest.poll_event(), Some(guest::Event::Opened)));
         // Its Pong is not read: it stands behind a flush, and this is done very often.
         while let Some(bytes) = guest.poll_transmit().map(<[u8]>::len) {
             guest.on_written(bytes);
         }
-        hear(&mut guest, &host_out(&mut host));
+        hear(&mut guest, NOW, &host_out(&mut host));
         Self {
             guest,
             host,
@@ -119,7 +121,7 @@ impl Session {
         self.host.request(NOW, &any, data.to_vec()).unwrap();
         let frame = host_out(&mut self.host);
         let body = &frame[4..];
-        hear(&mut self.guest, &frame);
+        hear(&mut self.guest, LATER, &frame);
         let events: Vec<_> = std::iter::from_fn(|| self.guest.poll_event()).collect();
         for event in &events {
             self.act(event);
@@ -137,6 +139,7 @@ impl Session {
         match (message.body, id) {
             (Some(Body::Ping(ping)), _) if ping.nonce == NONCE => {
                 assert!(events.is_empty() && self.guest.is_open());
+                assert_eq!(self.guest.poll_timeout(), Some(LATER + HOST_SILENT));
                 let Some(Body::Pong(pong)) = said.sealed.last().and_then(|m| m.body.as_ref())
                 else {
                     panic!("a Ping has its Pong");
@@ -145,6 +148,7 @@ impl Session {
                     (pong.sequence, pong.session),
                     (ping.sequence, self.id.get())
                 );
+                return self.host_understands(&out);
             }
             (Some(Body::Ping(ping)), _) if ping.nonce.len() == 16 => {
                 assert!(matches!(
@@ -171,6 +175,7 @@ impl Session {
             (Some(_), None) => return self.has_ended(&said, &events),
             (Some(body), Some(id)) => self.has_told(body, &id, events, &said),
         }
+        assert_eq!(self.guest.poll_timeout(), Some(NOW + HOST_SILENT));
         self.host_understands(&out);
     }
 
@@ -330,9 +335,9 @@ impl Said {
     }
 }
 
-fn hear(guest: &mut Guest, bytes: &[u8]) {
+fn hear(guest: &mut Guest, now: Time, bytes: &[u8]) {
     let moment = Moment {
-        now: NOW,
+        now,
         ..Default::default()
     };
     guest.handle_bytes(&moment, bytes, &mut || RANDOM);

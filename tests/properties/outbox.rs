@@ -112,12 +112,12 @@ impl Model {
 
     fn push_chunk(&mut self, request: MessageId, body: Vec<u8>) {
         if !self.has_chunks(&request) {
-            self.put_last(&request);
+            self.queue_again(&request);
         }
         self.chunks.push((request, body));
     }
 
-    fn put_last(&mut self, request: &MessageId) {
+    fn queue_again(&mut self, request: &MessageId) {
         self.turn += 1;
         self.turns.retain(|(id, _)| id != request);
         self.turns.push((request.clone(), self.turn));
@@ -146,7 +146,7 @@ impl Model {
         }
         if let Some(at) = self.next_chunk() {
             let (request, body) = self.chunks.remove(at);
-            self.put_last(&request);
+            self.queue_again(&request);
             return Some((None, body));
         }
         self.telemetry.take().map(|body| (None, body))

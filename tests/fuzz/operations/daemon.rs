@@ -88,6 +88,10 @@ impl Daemon {
         self.link == Link::Absent
     }
 
+    pub fn is_connecting(&self) -> bool {
+        self.link == Link::Asked
+    }
+
     pub fn is_up(&self) -> bool {
         self.link == Link::Up
     }

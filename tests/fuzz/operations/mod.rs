@@ -52,7 +52,7 @@ fn step(world: &mut World, kind: u8, flag: u8, a: usize, b: usize) {
         5 => world.probe(),
         6 => world.send_to_guest(a, size % 32_000),
         7 => world.credit_to_guest(a, b),
-        8 | 9 => world.answer(a, size % 131_000),
+        8 | 9 => world.answer(a, size),
         10 => world.stream(b, size % 32_512),
         11 => world.report(size),
         12 => match flag % 4 {

@@ -232,6 +232,7 @@ impl World {
             turn |= self.host_reads(usize::MAX, None);
             self.now = self.now + Duration::from_micros(100);
             self.tick(self.to_guest.is_empty());
+            turn |= self.daemon.is_connecting();
             moved |= turn;
             if !turn {
                 break;
