@@ -108,9 +108,15 @@ impl Peer {
             sent: SendCredit::default(),
         });
         self.grant();
+        self.receive(bytes)
+    }
+
+    /// Goes on with the transfers until so many more bytes have come.
+    pub fn receive(&mut self, bytes: u64) -> Outcome<()> {
+        let received = |peer: &Self| peer.transfers.as_ref().map(|t| t.received.received());
+        let until = received(self).ok_or("no transfer")? + bytes;
         self.wait("bytes", |peer, _| {
-            let transfers = peer.transfers.as_ref();
-            transfers.is_some_and(|t| t.received.received() >= bytes)
+            received(peer).is_some_and(|r| r >= until)
         })
     }
 
