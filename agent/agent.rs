@@ -10,6 +10,7 @@ use mio::{Events, Interest, Poll, Token};
 use quantix::error::{Code, Failure};
 use quantix::guest::{Event, Guest, Identity, Moment};
 use quantix::ids::MessageId;
+use quantix::loss::GOODBYE;
 use quantix::message::{Body, agent};
 use quantix::rt::log::{DropLog, Log};
 use quantix::rt::signal::{Signal, Signals};
@@ -291,7 +292,7 @@ impl Agent {
 
     fn on_opened(&mut self, now: Time) {
         if self.stopping {
-            return self.guest.close("the agent is stopping");
+            return self.guest.close(GOODBYE);
         }
         self.log.info(format_args!("session opened by the host"));
         self.refresh_ready();
@@ -397,7 +398,7 @@ impl Agent {
     fn stop(&mut self, now: Time) {
         self.log.info(format_args!("stopping"));
         self.stopping = true;
-        self.guest.close("the agent is stopping");
+        self.guest.close(GOODBYE);
         self.act(now);
         self.write(now);
     }

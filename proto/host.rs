@@ -13,6 +13,7 @@ use crate::endpoint::{Counters, Endpoint, Incoming};
 use crate::error::{Code, Failure};
 use crate::ids::{MessageId, Nonce, SessionId};
 use crate::limits::{KEEP_ALIVE, LOOK_AFTER, READY_PATIENCE, STALE_AFTER};
+use crate::loss::Loss;
 use crate::message::{AgentMessage, Body, agent, encode, message};
 use crate::outbox::{About, Full};
 use crate::pace::Pace;
@@ -34,7 +35,7 @@ pub enum Event {
     /// for these, which were certainly not and go into the next session by themselves.
     Lost {
         /// Why.
-        reason: String,
+        why: Loss,
         /// Requests that stay queued.
         kept: Vec<MessageId>,
     },
@@ -223,7 +224,7 @@ impl Host {
                     .is_some_and(|n| n.bytes()[..] == pong.nonce[..]) =>
                 {
                     // The guest has opened a session whose first Pong never arrived whole.
-                    self.renew(now, "the guest opened another session", random);
+                    self.renew(now, Loss::Forgotten, random);
                 }
                 // The guest is in another session than we, perhaps since a snapshot was restored.
                 Incoming::Foreign(_) => self.probe(now),
@@ -241,7 +242,7 @@ impl Host {
                         self.events.push_back(Event::Message(answer));
                     }
                 }
-                Incoming::Fault(why) => self.renew(now, why, random),
+                Incoming::Fault(why) => self.renew(now, Loss::Broken(why), random),
                 Incoming::Unsealed(_) => {}
             }
         }
@@ -393,7 +394,7 @@ impl Host {
     }
 
     /// Ends the session, keeps the connection, and opens another session.
-    fn renew(&mut self, now: Time, why: &str, random: &mut dyn FnMut() -> [u8; 16]) {
+    fn renew(&mut self, now: Time, why: Loss, random: &mut dyn FnMut() -> [u8; 16]) {
         self.lose(why);
         self.open(now, random);
     }
@@ -474,7 +475,7 @@ impl Host {
         if self.guard.is_some_and(|guard| pong.sequence <= guard) {
             self.endpoint.put_back_guarded();
         }
-        self.lose("the guest opened another session: its agent or the guest was restarted");
+        self.lose(Loss::Forgotten);
         self.on_valid(now);
         self.pace.on_valid();
         self.endpoint.open_at(session, ping.end);
@@ -499,8 +500,7 @@ impl Host {
         match message.body {
             Some(Body::Pong(pong)) => self.on_keep_alive_pong(now, pong, random),
             Some(Body::SessionEnded(ended)) => {
-                let why = format!("the guest ended the session: {}", ended.reason);
-                self.renew(now, &why, random);
+                self.renew(now, Loss::Ended(ended.reason), random);
             }
             Some(_) => self.events.push_back(Event::Message(message)),
             // From a newer agent. Nothing that we asked for can be among it.
@@ -520,7 +520,8 @@ impl Host {
         // A guest acknowledges in front of a Pong. Idle bytes have no number that would be missed, but
         // they count: a window of which they were lost would never open again.
         if self.endpoint.has_lost(ping.end) {
-            return self.renew(now, "bytes were lost on their way to the guest", random);
+            let why = Loss::Broken("bytes were lost on their way to the guest");
+            return self.renew(now, why, random);
         }
         if self.guard.is_some_and(|guard| guard <= pong.sequence) {
             self.guard = None;
@@ -539,7 +540,7 @@ impl Host {
     }
 
     /// Ends the session if one is open, and tells what became of its requests.
-    fn lose(&mut self, reason: &str) {
+    fn lose(&mut self, why: Loss) {
         self.guard = None;
         self.endpoint.unguard();
         if !self.is_open() {
@@ -547,10 +548,7 @@ impl Host {
         }
         self.endpoint.end_session();
         let kept = self.endpoint.outbox().keep_requests();
-        self.events.push_back(Event::Lost {
-            reason: reason.to_owned(),
-            kept,
-        });
+        self.events.push_back(Event::Lost { why, kept });
     }
 
     /// Connects again at `retry`.
@@ -567,8 +565,8 @@ impl Host {
         self.events.push_back(Event::Connect);
     }
 
-    fn disconnect(&mut self, why: &str) {
-        self.lose(why);
+    fn disconnect(&mut self, why: &'static str) {
+        self.lose(Loss::Broken(why));
         self.endpoint.reset_connection();
         self.pings.clear();
     }

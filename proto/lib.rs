@@ -17,6 +17,7 @@ pub mod guest;
 pub mod host;
 pub mod ids;
 pub mod limits;
+pub mod loss;
 pub mod message;
 pub mod outbox;
 pub mod pace;

@@ -2,6 +2,7 @@
 //! Pure. What a guest says is cut before it is kept.
 
 use quantix::host::Event;
+use quantix::loss::Loss;
 use quantix::message::agent::{Pong, Timestamp};
 use quantix::message::node::EventKind;
 
@@ -9,10 +10,8 @@ use quantix::message::node::EventKind;
 #[derive(Debug, Default)]
 pub struct Guest {
     last: Option<Last>,
-    /// The agent has said that it stops.
-    stopping: bool,
-    /// The session was lost in this turn: a session that opens in the same one is not of our asking.
-    just_lost: bool,
+    /// Why its last session was lost; taken when the next opens.
+    lost: Option<Loss>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -33,22 +32,16 @@ impl Guest {
         self.last.as_ref().map_or(0, |last| last.uptime_seconds)
     }
 
-    /// The events of one turn have been gone through.
-    pub const fn end_turn(&mut self) {
-        self.just_lost = false;
-    }
-
     /// What an event of the session says, if that is for people to know.
     pub fn on_event(&mut self, event: &Event) -> Option<(EventKind, String)> {
         match event {
-            Event::Lost { reason, .. } => {
-                self.just_lost = true;
-                self.stopping |= reason.ends_with(STOPPING);
-                Some((EventKind::SessionLost, reason.clone()))
+            Event::Lost { why, .. } => {
+                self.lost = Some(why.clone());
+                Some((EventKind::SessionLost, why.to_string()))
             }
             Event::Opened(pong) => {
-                let restarted = std::mem::take(&mut self.just_lost) | self.stopping;
-                self.stopping = false;
+                let lost = self.lost.take();
+                let restarted = lost.is_some_and(|why| why == Loss::Forgotten || why.is_goodbye());
                 let (before, now) = self.replace(pong)?;
                 if before.boot_id != now.boot_id {
                     let why = format!("its boot id is {} now", now.boot_id);
@@ -105,11 +98,10 @@ fn went_back(before: &Last, now: &Last) -> Option<(EventKind, String)> {
 /// Milliseconds that a clock is set back without anybody noticing.
 const CLOCK_SLACK_MS: i64 = 1000;
 
-/// How the reason ends where an agent has said goodbye.
-const STOPPING: &str = "the agent is stopping";
-
 #[cfg(test)]
 mod tests {
+    use quantix::loss::GOODBYE;
+
     use super::*;
 
     fn pong(boot: &str, uptime: u64, wall: i64) -> Pong {
@@ -136,9 +128,9 @@ mod tests {
         }
     }
 
-    fn lost(reason: &str) -> Event {
+    fn lost(why: Loss) -> Event {
         Event::Lost {
-            reason: reason.to_owned(),
+            why,
             kept: Vec::new(),
         }
     }
@@ -168,19 +160,15 @@ mod tests {
         let is_lost = Some(EventKind::SessionLost);
         let restarted = Some(EventKind::AgentRestarted);
         kind(&mut guest, opened("a", 1, 1));
-        guest.end_turn();
         // The guest answers in another session, which nobody asked it for.
-        assert_eq!(kind(&mut guest, lost("another session")), is_lost);
+        assert_eq!(kind(&mut guest, lost(Loss::Forgotten)), is_lost);
         assert_eq!(kind(&mut guest, opened("a", 2, 2)), restarted);
-        guest.end_turn();
         // The connection was lost, and later there is another.
-        assert_eq!(kind(&mut guest, lost("closed")), is_lost);
-        guest.end_turn();
+        assert_eq!(kind(&mut guest, lost(Loss::Broken("closed"))), is_lost);
         assert_eq!(kind(&mut guest, opened("a", 3, 3)), None);
         // It has said so.
-        let goodbye = "the guest ended the session: the agent is stopping";
+        let goodbye = Loss::Ended(GOODBYE.to_owned());
         assert_eq!(kind(&mut guest, lost(goodbye)), is_lost);
-        guest.end_turn();
         assert_eq!(kind(&mut guest, opened("a", 4, 4)), restarted);
     }
 

@@ -198,7 +198,6 @@ impl Daemon {
         let Some(vm) = self.vms.get_mut(&key) else {
             return;
         };
-        vm.guest.end_turn();
         let changed = vm.poll_state(now).map(|before| {
             let (name, state, why) = (&vm.name, vm.state(), vm.reason());
             let colon = if why.is_empty() { "" } else { ": " };
@@ -244,9 +243,10 @@ impl Daemon {
                     self.ask_pending(now, call);
                 }
             }
-            Event::Lost { reason, kept } => {
+            Event::Lost { why, kept } => {
+                let why = why.to_string();
                 for call in self.calls_of(key) {
-                    self.on_session_lost(call, &reason, &kept);
+                    self.on_session_lost(call, &why, &kept);
                 }
             }
             Event::Pong {

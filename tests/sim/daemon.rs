@@ -148,8 +148,8 @@ impl Daemon {
                     assert!(!self.is_open, "two sessions at once");
                     self.is_open = true;
                 }
-                Event::Lost { reason, kept } => {
-                    world.note(|| format!("host: lost, kept {kept:?}, {reason}"));
+                Event::Lost { why, kept } => {
+                    world.note(|| format!("host: lost, kept {kept:?}, {why}"));
                     assert!(self.is_open, "no session to lose");
                     self.is_open = false;
                     world.ledger.on_lost(&kept);

@@ -157,9 +157,9 @@ impl Daemon {
                     self.session += 1;
                     self.written.open(pong.session);
                 }
-                Event::Lost { reason, kept } => {
+                Event::Lost { why, kept } => {
                     assert!(self.is_open, "no session is lost twice");
-                    ledger.on_end(&reason);
+                    ledger.on_end(&why.to_string());
                     self.is_open = false;
                     ledger.on_lost(&kept);
                 }
