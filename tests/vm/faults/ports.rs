@@ -8,8 +8,10 @@ use crate::vm::harness::{Options, Own, PATIENCE, wait_until};
 
 #[test]
 fn a_port_that_another_process_has_is_waited_for_and_the_process_named() {
-    // The other process sends every byte back: our own Ping is no answer to our Ping.
-    let append = "qx.hold=timeout,8,probe,echo,org.quantix.agent.0&";
+    // The other process has the port before the agent begins, and sends every byte back: our own Ping
+    // is no answer to our Ping.
+    let append = "qx.hold=timeout,8,probe,echo,org.quantix.agent.0&\
+        until,ls,-l,/proc/[0-9]*/fd,2>&1|grep,-q,vport;do,usleep,50000;done";
     let mut own = Own::boot(&Options {
         append,
         ..Default::default()
@@ -31,8 +33,9 @@ fn a_port_that_another_process_has_is_waited_for_and_the_process_named() {
 #[test]
 fn a_port_that_was_taken_while_the_agent_was_away_is_waited_for() {
     let own = Own::ready(&Options::default());
-    // What stands in the hold file runs before the next agent, and leaves this behind.
-    let line = "echo 'timeout 6 probe echo org.quantix.agent.0 &' >/run/agent.new; \
+    // What stands in the hold file runs before the next agent, and leaves behind who has the port.
+    let line = "echo 'timeout 12 probe echo org.quantix.agent.0 &
+        until ls -l /proc/[0-9]*/fd 2>&1 | grep -q vport; do usleep 50000; done' >/run/agent.new
         mv /run/agent.new /run/agent.hold; kill -9 $PPID";
     let killer = own.node.begin(&["exec", "db1", "--detach", "--", line]);
     own.vm.wait_console("held by probe, pid ");
