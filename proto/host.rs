@@ -64,7 +64,8 @@ pub enum Phase {
     Waiting,
     /// A session is open and answers.
     Ready,
-    /// Our Ping was taken and not answered, or an open session's guest no longer takes it.
+    /// Our Ping was taken and not answered, even after a flush, or an open session's guest no longer
+    /// takes it.
     Stalled,
 }
 
@@ -120,9 +121,10 @@ impl Host {
         match &self.state {
             State::Absent => Phase::Absent,
             State::Detached { .. } | State::Connecting => Phase::Connecting,
-            State::Opening { probe, .. } => match probe.is_taken() {
-                Some(true) => Phase::Stalled,
-                Some(false) | None => Phase::Waiting,
+            // A guest that was left inside a frame needs a flush before it can answer.
+            State::Opening { probe, .. } => match probe.taken_at() {
+                Some(at) if now.since(at) >= LOOK_AFTER => Phase::Stalled,
+                Some(_) | None => Phase::Waiting,
             },
             State::Ready { probe, .. } if probe.waits(now) >= STALLED_AFTER => Phase::Stalled,
             State::Ready { .. } => Phase::Ready,

@@ -64,6 +64,14 @@ impl Probe {
         }
     }
 
+    /// When a look first showed that the guest's side had taken it, if the last one did.
+    pub const fn taken_at(&self) -> Option<Time> {
+        match self {
+            Self::Quiet(_) => None,
+            Self::Asked(asked) => asked.taken_at(),
+        }
+    }
+
     /// Whether the last look showed that the guest's side had taken it; `None` before a look.
     pub const fn is_taken(&self) -> Option<bool> {
         match self {

@@ -220,6 +220,8 @@ fn served(phase: Phase, evidence: &Evidence, shown: &State) -> State {
         Phase::Stalled => State::Stalled {
             why: if is_open { NOT_ANSWERING } else { MUTE },
         },
+        // It has been taken; a guest that was left inside a frame answers after the flush.
+        _ if evidence.taken == Some(true) => keep(shown),
         _ if is_open && evidence.taken == Some(false) => State::Stalled { why: NOT_READING },
         _ => State::Waiting { why: NOT_TAKEN },
     }
@@ -337,6 +339,9 @@ mod tests {
         let mut e = evidence(Phase::Waiting, Seen::Accepted);
         assert_eq!(judge(&e, &begun), begun);
         assert_eq!(judge(&e, &State::Ready).why(), NOT_TAKEN);
+        // A guest that was left inside a frame has no flush yet.
+        e.taken = Some(true);
+        assert_eq!(judge(&e, &begun), begun);
         e.taken = Some(false);
         assert_eq!(judge(&e, &begun).to_string(), "waiting for agent");
         e.phase = Phase::Stalled;
