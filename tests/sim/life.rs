@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quantix::host::Phase;
-use quantix::limits::{BACKOFF_MAX, LOOK_EVERY, READY_PATIENCE};
+use quantix::limits::{BACKOFF_MAX, KEEP_ALIVE, LOOK_EVERY, READY_PATIENCE};
 use quantix::message::{Body, agent, encode, message};
 
 use super::daemon::OPENS_WITHIN;
@@ -247,8 +247,8 @@ fn opens_within(pair: &Pair) -> Duration {
         _ => Duration::ZERO,
     };
     let cure = if pair.world.port.is_sick() {
-        // It looks only so often.
-        READY_PATIENCE.max(BACKOFF_MAX) + 2 * LOOK_EVERY
+        // The last answer may have left just before; and it looks only so often.
+        KEEP_ALIVE + READY_PATIENCE.max(BACKOFF_MAX) + 2 * LOOK_EVERY
     } else {
         Duration::ZERO
     };

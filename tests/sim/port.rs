@@ -203,6 +203,12 @@ impl Port {
         !self.ring.is_empty()
     }
 
+    /// Some of what the host wrote has reached the guest's ring, and some waits in the socket.
+    pub fn is_carrying(&self) -> bool {
+        let waits = self.served.as_ref().is_some_and(|c| !c.to_guest.is_empty());
+        waits && self.ring.pieces.len() >= 24
+    }
+
     /// What the guest has written and the host has not read: bytes, and bytes with the cost of each
     /// write. With a mark only what bears it.
     pub fn in_flight(&self, mark: Option<u64>) -> (usize, usize) {

@@ -107,13 +107,36 @@ fn a_host_put_back_in_the_middle_of_transfers_ends_them_cleanly() {
 #[test]
 fn flushes_that_a_guest_put_back_never_read_do_not_shut_the_window() {
     each_seed(|pair| {
-        pair.run(seconds(1));
+        pair.world.report_every = seconds(1000);
+        pair.run(seconds(3));
+        for _ in 0..2 {
+            pair.stall_agent(seconds(60));
+            pair.ping();
+            pair.run(millis(20));
+            // What is behind the flush has a number; so a part of it is lost, and no more.
+            pair.save_guest();
+            pair.run_until(seconds(2), |pair| pair.world.port.is_carrying());
+            pair.revert_guest();
+            pair.run(seconds(2));
+        }
+        works(pair);
+        assert_eq!(pair.world.port.connects(), 1);
+    });
+}
+
+/// The flush that frees it has gone to the guest that is no more.
+#[test]
+fn a_guest_put_back_into_a_frame_while_it_is_asked_is_flushed_again() {
+    each_seed(|pair| {
+        pair.request(carrying(100_000));
+        pair.run_until(seconds(1), |pair| pair.world.port.has_unread());
         pair.save_guest();
+        pair.run_until(seconds(1), Pair::is_done);
         pair.stall_agent(seconds(60));
-        pair.request(carrying(10));
-        pair.run(seconds(4));
-        assert!(pair.world.port.has_unread());
+        pair.ping();
+        pair.run(millis(1500));
         pair.revert_guest();
+        pair.run_until(seconds(3), Pair::is_done);
         works(pair);
         assert_eq!(pair.world.port.connects(), 1);
     });
