@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::vm::harness::{Options, Own, count, signal, wait_until};
 use crate::vm::qmp::Qmp;
 
-use super::transfers::{ALL, Flowing, files_whole};
+use super::transfers::{ALL, Flowing, files_whole, well_again};
 
 /// The monitor of a guest that snapshots can be taken of.
 #[track_caller]
@@ -15,14 +15,6 @@ fn with_disk(own: &Own) -> Qmp {
     let mut qmp = own.vm.qmp();
     qmp.add_snapshot_disk(&own.place.file("snapshots"));
     qmp
-}
-
-#[track_caller]
-fn well_again(own: &Own) {
-    own.node.wait_state("db1", "ready");
-    own.node.wait_usable("db1");
-    files_whole(&own.node, &own.place);
-    assert_eq!(own.vm.console().matches("started").count(), 1);
 }
 
 #[test]

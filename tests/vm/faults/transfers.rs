@@ -178,3 +178,12 @@ fn sha256(path: &Path) -> String {
     let out = Command::new("sha256sum").arg(path).output().unwrap();
     String::from_utf8(out.stdout).unwrap()[..64].to_owned()
 }
+
+/// The same agent serves, and the files are whole.
+#[track_caller]
+pub fn well_again(own: &Own) {
+    own.node.wait_state("db1", "ready");
+    own.node.wait_usable("db1");
+    files_whole(&own.node, &own.place);
+    assert_eq!(own.vm.console().matches("started").count(), 1);
+}
