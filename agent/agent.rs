@@ -284,7 +284,8 @@ impl Agent {
                 }
                 Event::Request(id, body) => self.on_request(now, id, &body),
                 Event::Chunk(id, chunk) => self.jobs.on_chunk(now, &id, &chunk),
-                Event::Credit(id, _, total) => self.jobs.on_credit(&id, total),
+                Event::Credit(id, stream, total) => self.jobs.on_credit(&id, stream, total),
+                Event::Told(id, what) => self.jobs.on_told(&id, &what),
                 Event::Cancel(id) => self.jobs.on_cancel(now, &id),
             }
         }

@@ -106,7 +106,7 @@ impl Disks {
         }
         self.known = measured.into_iter().flatten().collect();
         // One that hangs in the kernel goes when the disk comes back.
-        process::signal_group(probe.pid, Signal::Kill);
+        process::signal_group(probe.pid, Signal::KILL);
         true
     }
 

@@ -49,6 +49,8 @@ pub enum Event {
     Chunk(MessageId, agent::StreamChunk),
     /// How much of the request's stream the host will take.
     Credit(MessageId, Stream, u64),
+    /// Said to a command that runs: a signal, another size of its terminal.
+    Told(MessageId, Body),
     /// End this request.
     Cancel(MessageId),
 }
@@ -369,6 +371,7 @@ impl Guest {
             Body::Cancel(_) => Event::Cancel(id),
             Body::StreamChunk(chunk) => Event::Chunk(id, chunk),
             Body::Credit(credit) => Event::Credit(id, credit.stream(), credit.bytes),
+            told @ (Body::Signal(_) | Body::Resize(_)) => Event::Told(id, told),
             request => Event::Request(id, request),
         });
     }

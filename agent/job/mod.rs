@@ -3,9 +3,15 @@
 //! The loop never waits for a child. A child ends by itself, or is asked to, or is killed; then its
 //! request is answered, once. [`Job::answer`] is the one door out.
 
+mod command;
+mod descendants;
 mod exec;
+mod keeper;
 mod pipe;
 mod read;
+mod sink;
+mod source;
+
 mod write;
 
 pub use pipe::Inlet;
@@ -16,10 +22,11 @@ use std::time::Duration;
 
 use mio::{Registry, Token};
 use prost::Message;
+use quantix::credit::Fault;
 use quantix::error::{Code, Failure};
 use quantix::guest::Guest;
 use quantix::ids::MessageId;
-use quantix::message::{AgentMessage, Body, agent, message};
+use quantix::message::{AgentMessage, Body, Stream, agent, message};
 use quantix::rt::sys::process::{self, Ended, Pid, Signal};
 use quantix::time::{Time, earliest};
 
@@ -27,13 +34,13 @@ use quantix::time::{Time, earliest};
 pub const MAX_JOBS: usize = 32;
 
 /// Tokens from this one on belong to jobs: `PIPES` for each.
-const PIPES: usize = 3;
+const PIPES: usize = 4;
 
 /// Room in the pipes of bulk data, in bytes; as much as a stream's window.
 const PIPE_SIZE: i32 = 256 * 1024;
 
-/// From the request to end to the signal that cannot be refused.
-const GRACE: Duration = Duration::from_secs(2);
+/// From the request to end to the signal that cannot be refused. A command's keeper kills it before.
+const GRACE: Duration = keeper::GRACE.saturating_mul(2);
 
 /// The table.
 #[derive(Debug)]
@@ -56,7 +63,7 @@ struct Job {
 
 #[derive(Debug)]
 enum Work {
-    Exec(exec::Exec),
+    Exec(Box<exec::Exec>),
     Read(read::Read),
     Write(write::Write),
 }
@@ -127,7 +134,7 @@ impl Jobs {
         let (pid, work) = match request {
             Body::Execute(request) => {
                 let (pid, exec) = exec::Exec::start(request, now, registry, token)?;
-                (pid, Work::Exec(exec))
+                (pid, Work::Exec(Box::new(exec)))
             }
             Body::ReadFile(request) => {
                 let (pid, read) = read::Read::start(request, registry, token)?;
@@ -171,30 +178,41 @@ impl Jobs {
             return;
         };
         let why = job.life.why();
-        if why.is_some() {
-            // What the leader left behind has to go with it.
-            process::signal_group(pid, Signal::Kill);
-        }
         job.life = Life::Ended { ended, why };
+        match &mut job.work {
+            Work::Exec(exec) => exec.finish(),
+            Work::Read(read) => read.data.finish(),
+            Work::Write(_) => {}
+        }
     }
 
     /// A chunk of a request's stream came.
     pub fn on_chunk(&mut self, now: Time, id: &MessageId, chunk: &agent::StreamChunk) {
         // A chunk for a request that has just been answered is late, not wrong.
-        if let Some(job) = self.find(id)
-            && let Work::Write(write) = &mut job.work
-            && write.receive(chunk).is_err()
-        {
+        let Some(job) = self.find(id) else { return };
+        let received = match &mut job.work {
+            Work::Exec(exec) => exec.receive(chunk),
+            Work::Write(write) => write.receive(chunk),
+            Work::Read(_) => Err(Fault::Overspent),
+        };
+        if received.is_err() {
             job.end(now, Why::BrokenStream);
         }
     }
 
     /// The host takes more of a request's stream.
-    pub fn on_credit(&mut self, id: &MessageId, total: u64) {
-        if let Some(job) = self.find(id)
-            && let Work::Read(read) = &mut job.work
-        {
-            read.allow(total);
+    pub fn on_credit(&mut self, id: &MessageId, stream: Stream, total: u64) {
+        match self.find(id).map(|job| &mut job.work) {
+            Some(Work::Exec(exec)) => exec.allow(stream, total),
+            Some(Work::Read(read)) => read.data.allow(stream, total),
+            Some(Work::Write(_)) | None => {}
+        }
+    }
+
+    /// The host has something to say to a command. One that has just ended does not hear it.
+    pub fn on_told(&mut self, id: &MessageId, what: &Body) {
+        if let Some(Work::Exec(exec)) = self.find(id).map(|job| &mut job.work) {
+            exec.told(what);
         }
     }
 
@@ -251,9 +269,7 @@ impl Jobs {
         let count = self.slots.len();
         for at in (0..count).map(|n| (self.next + n) % count) {
             if let Some(Some(job)) = self.slots.get_mut(at)
-                && let Work::Read(read) = &mut job.work
-                && matches!(job.life, Life::Running | Life::Ended { why: None, .. })
-                && read.pull(&job.id, guest, &mut self.buffer)
+                && job.pull(guest, &mut self.buffer)
             {
                 self.next = at + 1;
                 return true;
@@ -302,7 +318,7 @@ impl Job {
         match self.life {
             Life::Running => self.end(now, Why::TimedOut),
             Life::Ending { why, .. } => {
-                process::signal_group(self.pid, Signal::Kill);
+                process::signal_group(self.pid, Signal::KILL);
                 self.life = Life::Killed {
                     why,
                     until: now + GRACE,
@@ -337,15 +353,10 @@ impl Job {
             }
         }
         match &mut self.work {
-            Work::Exec(_) => {
-                if why == Why::SessionOver {
-                    process::signal_group(self.pid, Signal::Hangup);
-                }
-                process::signal_group(self.pid, Signal::Terminate);
-            }
-            Work::Read(_) => process::signal_group(self.pid, Signal::Kill),
+            Work::Exec(exec) => exec.end(why == Why::SessionOver),
+            Work::Read(_) => process::signal_group(self.pid, Signal::KILL),
             // It removes its temporary file and ends.
-            Work::Write(write) => write.abandon(),
+            Work::Write(write) => write.feed.abandon(),
         }
         self.life = Life::Ending {
             why,
@@ -353,11 +364,25 @@ impl Job {
         };
     }
 
+    /// Sends a chunk if there is one. True: it did, or found an end.
+    fn pull(&mut self, guest: &mut Guest, buffer: &mut Vec<u8>) -> bool {
+        let why = self.life.why();
+        match &mut self.work {
+            Work::Exec(exec) if why.is_none() || why == Some(Why::TimedOut) => {
+                exec.pull(&self.id, guest, buffer)
+            }
+            Work::Read(read) if why.is_none() => read.data.pull(&self.id, guest, buffer),
+            _ => false,
+        }
+    }
+
     fn turn(&mut self, now: Time, guest: &mut Guest) -> Turn {
         match &mut self.work {
             Work::Exec(exec) => {
-                exec.on_turn();
-                if let Some(started) = exec.poll_started(self.pid) {
+                if let Some(total) = exec.turn() {
+                    guest.grant(&self.id, Stream::Stdin, total);
+                }
+                if let Some(started) = exec.poll_started() {
                     self.answer(guest, Ok(started));
                     return Turn::Done;
                 }
@@ -365,24 +390,32 @@ impl Job {
             Work::Read(read) => read.result.gather(),
             Work::Write(write) => {
                 write.result.gather();
-                if let Some(total) = write.turn() {
-                    guest.grant(&self.id, quantix::message::Stream::Data, total);
+                if let Some(total) = write.feed.turn() {
+                    guest.grant(&self.id, Stream::Data, total);
                 }
             }
         }
         let Life::Ended { ended, why } = self.life else {
             return match &self.work {
-                Work::Exec(exec) if exec.is_ready() => Turn::HasMore,
+                Work::Exec(exec) if exec.has_more() => Turn::HasMore,
                 _ => Turn::Waits,
             };
         };
         if why == Some(Why::SessionOver) {
             return Turn::Done;
         }
-        if let Work::Read(read) = &mut self.work
-            && why.is_none()
-            && !read.is_drained()
-        {
+        let is_drained = match &mut self.work {
+            // What was written before the end of its time is worth having.
+            Work::Exec(exec) if why.is_none() || why == Some(Why::TimedOut) => {
+                if exec.has_more() {
+                    return Turn::HasMore;
+                }
+                exec.is_drained()
+            }
+            Work::Read(read) if why.is_none() => read.is_drained(),
+            _ => true,
+        };
+        if !is_drained {
             return Turn::Waits;
         }
         if !guest.has_room(ANSWER_ROOM) {
@@ -403,8 +436,10 @@ impl Job {
             _ => Failure::new(Code::Cancelled, "cancelled"),
         };
         match &mut self.work {
-            Work::Exec(_) if why == Some(Why::Cancelled) => Err(cancelled()),
-            Work::Exec(exec) => exec.finish(ended, why == Some(Why::TimedOut), now),
+            Work::Exec(exec) if why.is_none() || why == Some(Why::TimedOut) => {
+                exec.answer(why.is_some(), now)
+            }
+            Work::Exec(_) => Err(cancelled()),
             Work::Read(_) if why.is_some() => Err(cancelled()),
             Work::Read(read) => read.result.take(ended),
             Work::Write(write) => match write.result.take(ended) {
@@ -486,14 +521,6 @@ impl Answer {
 fn report(mut pipe: &File, outcome: Result<AgentMessage, Failure>) -> i32 {
     let answer = outcome.unwrap_or_else(|failure| message("", Body::Error(failure.to_wire())));
     i32::from(pipe.write_all(&answer.encode_to_vec()).is_err())
-}
-
-/// What a child wrote that failed before its work began.
-fn worker_failure(bytes: &[u8]) -> Failure {
-    match agent::Error::decode(bytes) {
-        Ok(error) => Failure::from_wire(&error),
-        Err(_) => Failure::new(Code::Internal, "the worker failed and could not say why"),
-    }
 }
 
 /// Names are absolute: the agent's own directory means nothing to the host.

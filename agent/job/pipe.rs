@@ -2,7 +2,7 @@
 //! once: an end that still has bytes is read again without another event.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::AsRawFd;
 
 use mio::unix::SourceFd;
@@ -14,6 +14,18 @@ use quantix::rt::sys::fd;
 pub struct Inlet {
     file: Option<File>,
     ready: bool,
+    last: Last,
+}
+
+/// What is still to be read.
+#[derive(Clone, Copy, Debug)]
+enum Last {
+    /// As long as somebody can write.
+    Open,
+    /// The child has ended: so many bytes, then nothing.
+    Bytes(u64),
+    /// The child has ended: until there is nothing more.
+    UntilEmpty,
 }
 
 /// What a read found.
@@ -34,12 +46,27 @@ impl Inlet {
         Ok(Self {
             file: Some(file),
             ready: true,
+            last: Last::Open,
         })
     }
 
     /// An event said that there may be something.
     pub const fn on_ready(&mut self) {
         self.ready = true;
+    }
+
+    /// The child has ended: only what it has written so far is still read, not what others write who
+    /// hold its end too.
+    pub fn finish(&mut self) {
+        if let (Some(file), Last::Open) = (&self.file, self.last) {
+            // Of a terminal nobody else can write any more (tty_io.c, __tty_hangup), and its last bytes
+            // may not be in the buffer that is counted.
+            self.last = match file.is_terminal() {
+                true => Last::UntilEmpty,
+                false => Last::Bytes(fd::unread(file) as u64),
+            };
+            self.ready = true;
+        }
     }
 
     /// There may be something to read.
@@ -52,10 +79,15 @@ impl Inlet {
         self.file.is_none()
     }
 
-    /// Notes the end without reading, where nobody is left who could write: the reader may have no
-    /// room for even one byte.
+    /// Notes the end of a finished pipe without reading: the reader may have no room for even one byte.
     pub fn end_if_empty(&mut self) {
-        if self.file.as_ref().is_some_and(|file| fd::unread(file) == 0) {
+        let Some(file) = &self.file else { return };
+        let empty = match self.last {
+            Last::Open => false,
+            Last::Bytes(left) => left == 0,
+            Last::UntilEmpty => !fd::is_readable_now(file),
+        };
+        if empty {
             self.file = None;
         }
     }
@@ -65,13 +97,31 @@ impl Inlet {
         let Some(file) = &mut self.file else {
             return Got::End;
         };
+        let mut buffer = buffer;
+        if let Last::Bytes(left) = self.last {
+            let left = usize::try_from(left).unwrap_or(usize::MAX);
+            let room = buffer.len().min(left);
+            buffer = &mut buffer[..room];
+            if left == 0 {
+                self.file = None;
+                return Got::End;
+            }
+        }
         loop {
             match file.read(buffer) {
                 Ok(0) if buffer.is_empty() => return Got::Nothing,
                 Ok(0) => break,
-                Ok(n) => return Got::Bytes(n),
+                Ok(n) => {
+                    if let Last::Bytes(left) = &mut self.last {
+                        *left = left.saturating_sub(n as u64);
+                    }
+                    return Got::Bytes(n);
+                }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    if let Last::Bytes(_) | Last::UntilEmpty = self.last {
+                        break;
+                    }
                     self.ready = false;
                     return Got::Nothing;
                 }

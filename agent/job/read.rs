@@ -6,26 +6,21 @@ use std::io::{self, Read as _, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use mio::{Registry, Token};
-use quantix::credit::SendCredit;
 use quantix::error::{Code, Failure};
-use quantix::guest::Guest;
-use quantix::ids::MessageId;
-use quantix::limits::CHUNK;
 use quantix::message::{AgentMessage, Body, Stream, agent};
 use quantix::rt::sys::fd::{grow_pipe, pipe, send_file};
 use quantix::rt::sys::process::{self, Pid};
 
-use super::pipe::{Got, Inlet};
+use super::pipe::Inlet;
+use super::source::Source;
 use super::{Answer, PIPE_SIZE, absolute, file_type_name};
 
 /// A file being read.
 #[derive(Debug)]
 pub struct Read {
-    data: Inlet,
+    pub data: Source,
     /// The answer that goes behind the last chunk.
     pub result: Answer,
-    credit: SendCredit,
-    chunk: usize,
 }
 
 /// The loop's ends, by number.
@@ -50,20 +45,11 @@ impl Read {
             super::report(&child_result, read_file(request, &child_data))
         })
         .map_err(system)?;
-        let wanted = usize::try_from(request.chunk_size).unwrap_or(CHUNK);
-        Ok((
-            pid,
-            Self {
-                data,
-                result: Answer::new(result),
-                credit: SendCredit::default(),
-                chunk: if wanted == 0 {
-                    CHUNK
-                } else {
-                    wanted.min(CHUNK)
-                },
-            },
-        ))
+        let read = Self {
+            data: Source::new(data, Stream::Data).with_chunk(request.chunk_size),
+            result: Answer::new(result),
+        };
+        Ok((pid, read))
     }
 
     /// An event came for one of the pipes.
@@ -74,39 +60,10 @@ impl Read {
         }
     }
 
-    /// The host takes `total` bytes in all.
-    pub const fn allow(&mut self, total: u64) {
-        self.credit.allow(total);
-    }
-
-    /// Sends a chunk if there is one and the host takes it. True: it did.
-    pub fn pull(&mut self, id: &MessageId, guest: &mut Guest, buffer: &mut Vec<u8>) -> bool {
-        let room = usize::try_from(self.credit.available()).unwrap_or(self.chunk);
-        let room = room.min(self.chunk);
-        if !self.data.is_ready() || room == 0 {
-            return false;
-        }
-        buffer.resize(room, 0);
-        let Got::Bytes(n) = self.data.read(buffer) else {
-            return false;
-        };
-        buffer.truncate(n);
-        // The bytes go in and come back: one buffer serves all chunks.
-        let chunk = agent::StreamChunk {
-            stream: Stream::Data.into(),
-            offset: self.credit.spend(n),
-            data: std::mem::take(buffer),
-            eof: false,
-        };
-        *buffer = guest.send_chunk(id, chunk).data;
-        true
-    }
-
     /// The child is gone. Every byte has been sent, so that the answer may follow; a failure does
     /// not wait for that.
     pub fn is_drained(&mut self) -> bool {
-        self.data.end_if_empty();
-        self.data.is_ended() || self.result.is_failure()
+        self.data.is_drained() || self.result.is_failure()
     }
 }
 

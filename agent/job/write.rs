@@ -4,14 +4,13 @@
 //! The pipe carries pieces of `length, bytes`; length 0 says that all of it was there. A child
 //! whose pipe ends without that was cancelled, or its agent died: it leaves nothing behind.
 
-use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use mio::{Registry, Token};
-use quantix::credit::{Fault, ReceiveCredit};
+use quantix::credit::Fault;
 use quantix::error::{Code, Failure};
 use quantix::message::{AgentMessage, Body, agent};
 use quantix::rt::replace::{Replacement, parent};
@@ -19,27 +18,16 @@ use quantix::rt::sys::fd::{grow_pipe, pipe};
 use quantix::rt::sys::process::{self, Pid};
 
 use super::pipe::{Inlet, Outlet};
+use super::sink::Sink;
 use super::{Answer, PIPE_SIZE, absolute};
 
 /// A file being written.
 #[derive(Debug)]
 pub struct Write {
-    /// `None` once the child has been told that this is all, or that it is cancelled.
-    feed: Option<Outlet>,
-    /// Pieces that the pipe has not taken; `at` bytes of the first have gone. Bounded by the credit.
-    pieces: VecDeque<Piece>,
-    at: usize,
-    credit: ReceiveCredit,
+    /// Into the child, with prefixes.
+    pub feed: Sink,
     /// The child's answer.
     pub result: Answer,
-}
-
-/// Bytes on their way into the pipe, with their prefix.
-#[derive(Debug)]
-struct Piece {
-    bytes: Vec<u8>,
-    /// How many of them came against credit; those in the request itself did not.
-    credited: usize,
 }
 
 /// The loop's ends, by number.
@@ -67,10 +55,7 @@ impl Write {
         })
         .map_err(system)?;
         let mut job = Self {
-            feed: Some(feed),
-            pieces: VecDeque::new(),
-            at: 0,
-            credit: ReceiveCredit::default(),
+            feed: Sink::new(feed),
             result: Answer::new(result),
         };
         job.push(&request.data, request.eof, 0);
@@ -78,10 +63,9 @@ impl Write {
     }
 
     /// An event came for one of the pipes.
-    pub fn on_ready(&mut self, pipe: usize) {
-        match (pipe, &mut self.feed) {
-            (FEED, Some(feed)) => feed.on_ready(),
-            (FEED, None) => {}
+    pub const fn on_ready(&mut self, pipe: usize) {
+        match pipe {
+            FEED => self.feed.on_ready(),
             _ => self.result.on_ready(),
         }
     }
@@ -91,63 +75,22 @@ impl Write {
     /// # Errors
     /// The host broke the stream's rules.
     pub fn receive(&mut self, chunk: &agent::StreamChunk) -> Result<(), Fault> {
-        self.credit.receive(chunk.offset, chunk.data.len())?;
+        self.feed.check(chunk)?;
         self.push(&chunk.data, chunk.eof, chunk.data.len());
         Ok(())
     }
 
-    /// Moves pieces into the pipe. The new total that the host may send, if it is worth saying.
-    pub fn turn(&mut self) -> Option<u64> {
-        while let (Some(feed), Some(piece)) = (&mut self.feed, self.pieces.front()) {
-            match feed.write(&piece.bytes[self.at..]) {
-                Ok(0) => return None,
-                Ok(n) => self.at += n,
-                // The child has ended early; its answer says why.
-                Err(_) => {
-                    self.abandon();
-                    return None;
-                }
-            }
-            if self.at == piece.bytes.len() {
-                let last = piece.bytes.len() == PREFIX;
-                self.credit.consume(piece.credited);
-                self.pieces.pop_front();
-                self.at = 0;
-                if last {
-                    self.feed = None;
-                    return None;
-                }
-            }
-        }
-        self.feed.as_ref()?;
-        self.credit.grant()
-    }
-
-    /// Ends the child's pipe before its end: it removes what it has written.
-    pub fn abandon(&mut self) {
-        self.feed = None;
-        self.pieces.clear();
-    }
-
     fn push(&mut self, bytes: &[u8], last: bool, credited: usize) {
-        if self.feed.is_none() {
-            return;
-        }
         if !bytes.is_empty() {
             let mut piece = Vec::with_capacity(PREFIX + bytes.len());
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             piece.extend_from_slice(&length.to_be_bytes());
             piece.extend_from_slice(bytes);
-            self.pieces.push_back(Piece {
-                bytes: piece,
-                credited,
-            });
+            self.feed.push(piece, credited);
         }
         if last {
-            self.pieces.push_back(Piece {
-                bytes: vec![0; PREFIX],
-                credited: 0,
-            });
+            self.feed.push(vec![0; PREFIX], 0);
+            self.feed.end();
         }
     }
 }

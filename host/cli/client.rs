@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,13 @@ pub struct Client {
     last_id: u64,
     /// Our own daemon, which ends with this connection.
     child: Option<Pid>,
+}
+
+impl AsFd for Client {
+    /// Readable when the daemon has said something.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
 }
 
 impl Drop for Client {
@@ -101,25 +108,52 @@ impl Client {
 
     /// Waits for the next message about this request. A failure is a `Trouble`.
     pub fn wait(&mut self, id: u64) -> Result<node_message::Body, Trouble> {
-        let mut buffer = [0; 64 * 1024];
         loop {
-            let garbled = |_| Trouble::NoDaemon("the daemon speaks another protocol".to_owned());
-            while let Some(message) = self.inbox.next().map_err(garbled)? {
-                if message.id == id
-                    && let Some(body) = message.body
-                {
-                    return match failure(&body) {
-                        Some(failure) => Err(Trouble::Failed(failure)),
-                        None => Ok(body),
-                    };
-                }
+            if let Some(body) = self.take(id)? {
+                return Ok(body);
             }
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Err(gone("it closed the connection")),
-                Ok(n) => self.inbox.extend(&buffer[..n]),
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(gone(&system_text(&e))),
+            self.fill()?;
+        }
+    }
+
+    /// The next message about this request, of those that have been read.
+    fn take(&mut self, id: u64) -> Result<Option<node_message::Body>, Trouble> {
+        let garbled = |_| Trouble::NoDaemon("the daemon speaks another protocol".to_owned());
+        while let Some(message) = self.inbox.next().map_err(garbled)? {
+            if message.id == id
+                && let Some(body) = message.body
+            {
+                return match failure(&body) {
+                    Some(failure) => Err(Trouble::Failed(failure)),
+                    None => Ok(Some(body)),
+                };
             }
+        }
+        Ok(None)
+    }
+
+    /// As [`wait_agent`](Self::wait_agent), of what has been read.
+    pub fn take_agent(&mut self, id: u64) -> Result<Option<Body>, Trouble> {
+        match self.take(id)? {
+            Some(node_message::Body::Agent(message)) => {
+                message.body.map(Some).ok_or_else(unexpected)
+            }
+            Some(_) => Err(unexpected()),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads once, and waits if nothing is there.
+    pub fn fill(&mut self) -> Result<(), Trouble> {
+        let mut buffer = [0; 64 * 1024];
+        match self.stream.read(&mut buffer) {
+            Ok(0) => Err(gone("it closed the connection")),
+            Ok(n) => {
+                self.inbox.extend(&buffer[..n]);
+                Ok(())
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(e) => Err(gone(&system_text(&e))),
         }
     }
 

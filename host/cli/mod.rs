@@ -3,10 +3,14 @@
 mod client;
 mod copy;
 mod events;
+mod exec;
+mod live;
 mod options;
 mod render;
 mod report;
 mod run;
+mod signals;
+mod terminal;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -122,7 +126,8 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "info" => run::info(typed),
         "telemetry" => run::telemetry(typed),
         "events" => events::events(typed),
-        "exec" => run::exec(typed),
+        "exec" => exec::exec(typed),
+        "shell" => exec::shell(typed),
         "cp" => copy::cp(typed),
         "cat" => copy::cat(typed),
         "channel" => run::channel(typed),
@@ -153,7 +158,7 @@ fn finish(name: &str, outcome: Result<u8, Trouble>) -> ExitCode {
     };
     let status = match (&trouble, name) {
         (Trouble::Usage(_) | Trouble::OutputClosed, _) | (_, "serve") => trouble.status(),
-        (_, "exec") => 125,
+        (_, "exec" | "shell") => 125,
         _ => trouble.status(),
     };
     let next = match &trouble {

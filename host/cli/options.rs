@@ -104,8 +104,18 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "exec",
         usage: "VM -- COMMAND [ARG...]",
-        about: "run a command, its stdin /dev/null; one word is a shell line",
+        about: "run a command and show what it writes; one word is a shell line",
         options: &[
+            flag(
+                "interactive",
+                Some('i'),
+                "pass our stdin to it (default: /dev/null)",
+            ),
+            flag(
+                "tty",
+                Some('t'),
+                "give it a terminal, and our keys; Enter ~. leaves",
+            ),
             option(
                 "user",
                 "USER",
@@ -121,6 +131,16 @@ pub const COMMANDS: &[Command] = &[
             ),
             flag("detach", None, "do not wait for it: print its process id"),
             JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "shell",
+        usage: "VM",
+        about: "log in: a shell on a terminal; Enter ~. leaves it, as in ssh",
+        options: &[
+            option("user", "USER", "as this user (default: root)"),
             CONTROL,
             DIRECT,
         ],
@@ -274,7 +294,8 @@ pub fn help() -> String {
     }
     text += "\n`qx-node COMMAND --help` shows a command's options.\n\n\
         Exit status: 0 done, 1 failed, 2 wrong usage, 3 no daemon, 4 the guest cannot be\n\
-        reached, 5 not permitted. Of exec: the command's own, 124 timed out, 125 not run.\n";
+        reached, 5 not permitted. Of exec and shell: the command's own, 128 + n where signal n\n\
+        ended it, 124 timed out, 125 not run, or lost with the channel.\n";
     text
 }
 

@@ -3,8 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use quantix::error::{Code, Failure};
-use quantix::message::Body;
-use quantix::message::agent::{self, Telemetry};
+use quantix::message::agent::Telemetry;
 use quantix::message::node::{self, node_message};
 
 use super::client::{Client, unexpected};
@@ -102,81 +101,6 @@ pub fn telemetry(typed: &Typed) -> Result<u8, Trouble> {
             print("\n")?;
         }
     }
-}
-
-/// `qx-node exec`
-pub fn exec(typed: &Typed) -> Result<u8, Trouble> {
-    let usage = |why: &str| Trouble::Usage(why.to_owned());
-    if typed.rest.is_none() && typed.words.len() > 1 {
-        return Err(usage("put -- in front of the command"));
-    }
-    let (name, _) = vm(typed, 0)?;
-    let mut words = typed.rest.iter().flatten();
-    let command = words
-        .next()
-        .ok_or_else(|| usage("no command: put -- and the command behind the VM"))?;
-    let text = |long| utf8(long, typed.value(long).unwrap_or_default());
-    let mut request = agent::Execute {
-        command: utf8("command", command)?.to_owned(),
-        working_directory: text("cwd")?.to_owned(),
-        run_as_user: text("user")?.to_owned(),
-        run_as_group: text("group")?.to_owned(),
-        include_supplementary_groups: true,
-        timeout_seconds: typed
-            .number("timeout")
-            .map_err(Trouble::Usage)?
-            .unwrap_or(0),
-        wait_for_exit: !typed.has("detach"),
-        ..Default::default()
-    };
-    for word in words {
-        request.args.push(utf8("argument", word)?.to_owned());
-    }
-    for pair in typed.values("env") {
-        let (key, value) = utf8("--env", pair)?
-            .split_once('=')
-            .ok_or_else(|| usage("--env takes KEY=VALUE"))?;
-        request.environment.insert(key.to_owned(), value.to_owned());
-    }
-    let mut client = client(typed)?;
-    let id = client.ask_agent(name, Body::Execute(request))?;
-    let Body::ExecuteResponse(answer) = client.wait_agent(id)? else {
-        return Err(unexpected());
-    };
-    show_outcome(typed, name, &answer)
-}
-
-fn show_outcome(typed: &Typed, name: &str, answer: &agent::ExecuteResponse) -> Result<u8, Trouble> {
-    let status = match answer {
-        answer if answer.timed_out => 124,
-        answer => u8::try_from(answer.exit_code).unwrap_or(255),
-    };
-    if typed.has("json") {
-        print_json(&report::exec_json(name, answer))?;
-        return Ok(status);
-    }
-    if typed.has("detach") {
-        return print(&format!("{}\n", answer.pid));
-    }
-    io::stdout().write_all(&answer.stdout)?;
-    io::stdout().flush()?;
-    let mut err = io::stderr().lock();
-    let _ = err.write_all(&answer.stderr);
-    if answer.truncated {
-        let kept = answer.stdout.len() + answer.stderr.len();
-        let _ = writeln!(
-            err,
-            "qx-node: output cut after {kept} bytes; write it to a file and cp that"
-        );
-    }
-    if answer.timed_out {
-        let seconds = answer.duration_ms / 1000;
-        let _ = writeln!(
-            err,
-            "qx-node: killed after {seconds} s: it had not ended in time"
-        );
-    }
-    Ok(status)
 }
 
 /// `qx-node channel`

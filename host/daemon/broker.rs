@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quantix::ids::{IdMaker, MessageId};
-use quantix::message::agent;
 use quantix::message::node::NodeMessage;
+use quantix::message::{Stream, agent};
 use quantix::time::Time;
 
 /// A client's connection; never reused.
@@ -44,9 +44,9 @@ pub enum Kind {
     Agent {
         id: MessageId,
         /// Client to guest.
-        upload: Relay,
+        upload: Relays,
         /// Guest to client.
-        download: Relay,
+        download: Relays,
     },
     /// The Pong with this sequence; `None`: the session is not open yet.
     Ping(Option<u64>),
@@ -57,21 +57,21 @@ pub enum Kind {
 /// What the daemon knows of a stream that passes through it: enough to catch whichever side breaks
 /// the rules before the other side has to pay for it.
 #[derive(Debug, Default)]
-pub struct Relay {
+struct Relay {
     granted: u64,
     passed: u64,
 }
 
 impl Relay {
     /// The receiver allows `total` bytes.
-    pub const fn grant(&mut self, total: u64) {
+    const fn grant(&mut self, total: u64) {
         if total > self.granted {
             self.granted = total;
         }
     }
 
     /// Whether this chunk is the next one and within what was granted; notes it if so.
-    pub fn pass(&mut self, chunk: &agent::StreamChunk) -> bool {
+    fn pass(&mut self, chunk: &agent::StreamChunk) -> bool {
         let end = self.passed.checked_add(chunk.data.len() as u64);
         match end {
             Some(end) if chunk.offset == self.passed && end <= self.granted => {
@@ -80,6 +80,31 @@ impl Relay {
             }
             _ => false,
         }
+    }
+}
+
+/// The streams of a request in one direction, by their numbers.
+#[derive(Debug, Default)]
+pub struct Relays([Relay; STREAMS]);
+
+/// The highest number of a stream, and one.
+const STREAMS: usize = Stream::Data as usize + 1;
+
+impl Relays {
+    /// The receiver allows what this says. A stream that is not known is granted nothing.
+    pub fn grant(&mut self, credit: &agent::Credit) {
+        if let Some(relay) = self.of(credit.stream) {
+            relay.grant(credit.bytes);
+        }
+    }
+
+    /// Whether this chunk is its stream's next one and within what was granted; notes it if so.
+    pub fn pass(&mut self, chunk: &agent::StreamChunk) -> bool {
+        self.of(chunk.stream).is_some_and(|relay| relay.pass(chunk))
+    }
+
+    fn of(&mut self, stream: i32) -> Option<&mut Relay> {
+        self.0.get_mut(usize::try_from(stream).ok()?)
     }
 }
 
@@ -241,8 +266,8 @@ mod tests {
         let id = broker.make_id();
         let kind = Kind::Agent {
             id: id.clone(),
-            upload: Relay::default(),
-            download: Relay::default(),
+            upload: Relays::default(),
+            download: Relays::default(),
         };
         let message = NodeMessage {
             id: 5,
@@ -300,5 +325,29 @@ mod tests {
         assert!(!relay.pass(&chunk(0, 1)));
         assert!(!relay.pass(&chunk(6, 5)));
         assert!(relay.pass(&chunk(6, 4)));
+    }
+
+    #[test]
+    fn streams_of_a_request_have_credit_of_their_own() {
+        let chunk = |stream, bytes: usize| agent::StreamChunk {
+            stream,
+            data: vec![0; bytes],
+            ..Default::default()
+        };
+        let mut relays = Relays::default();
+        let (stdout, stderr) = (Stream::Stdout.into(), Stream::Stderr.into());
+        relays.grant(&agent::Credit {
+            stream: stdout,
+            bytes: 10,
+        });
+        assert!(!relays.pass(&chunk(stderr, 1)));
+        assert!(relays.pass(&chunk(stdout, 10)));
+        for unknown in [-1, 5, i32::MAX] {
+            relays.grant(&agent::Credit {
+                stream: unknown,
+                bytes: 10,
+            });
+            assert!(!relays.pass(&chunk(unknown, 1)));
+        }
     }
 }

@@ -308,7 +308,7 @@ impl Daemon {
             }
             Some(Body::StreamChunk(_)) => self.pass_on(call, message),
             Some(Body::Credit(credit)) => {
-                upload.grant(credit.bytes);
+                upload.grant(credit);
                 self.pass_on(call, message);
             }
             _ => self.finish(call, node_message::Body::Agent(message)),

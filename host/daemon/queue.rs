@@ -230,7 +230,7 @@ impl Queues {
         else {
             return Vec::new();
         };
-        process::signal_group(pid, Signal::Kill);
+        process::signal_group(pid, Signal::KILL);
         let hangs_from = now + PATIENCE;
         self.child = Some(Child::Ending { pid, hangs_from });
         let mut found = decode(&bytes);

@@ -10,7 +10,7 @@ use quantix::message::node::{self, NodeMessage, node_message};
 use quantix::message::{AgentMessage, Body, agent, encode};
 use quantix::time::Time;
 
-use super::broker::{Call, CallKey, ClientKey, Kind, LATE, PATIENCE, Relay, VmKey};
+use super::broker::{Call, CallKey, ClientKey, Kind, LATE, PATIENCE, Relays, VmKey};
 use super::journal::Follower;
 use super::vm::Vm;
 use super::{Daemon, MAX_CLIENT_REQUESTS};
@@ -175,8 +175,8 @@ impl Daemon {
         };
         let kind = Kind::Agent {
             id: id.clone(),
-            upload: Relay::default(),
-            download: Relay::default(),
+            upload: Relays::default(),
+            download: Relays::default(),
         };
         let call = self.broker.begin(now, client, request, key, kind, limit);
         if let Some(vm) = self.vms.get_mut(&key)
@@ -221,9 +221,10 @@ impl Daemon {
                 Ok(())
             }
             Some(Body::Credit(credit)) => {
-                download.grant(credit.bytes);
+                download.grant(credit);
                 vm.host.tell(id, Body::Credit(*credit))
             }
+            Some(told @ (Body::Signal(_) | Body::Resize(_))) => vm.host.tell(id, told.clone()),
             Some(Body::Cancel(_)) => {
                 if vm.host.withdraw(id) {
                     return self.fail(key, &cancelled());
@@ -379,11 +380,17 @@ impl Daemon {
 /// 70 KiB, so that a message stays below its limit.
 const LIST_PART: usize = 64 * 1024;
 
-/// A chunk, credit or cancel belongs to a request.
+/// It belongs to a request that is under way.
 const fn is_part(message: &AgentMessage) -> bool {
     matches!(
         message.body,
-        Some(Body::StreamChunk(_) | Body::Credit(_) | Body::Cancel(_))
+        Some(
+            Body::StreamChunk(_)
+                | Body::Credit(_)
+                | Body::Cancel(_)
+                | Body::Signal(_)
+                | Body::Resize(_)
+        )
     )
 }
 

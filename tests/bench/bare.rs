@@ -38,7 +38,7 @@ impl<'a> Bare<'a> {
         bytes: usize,
     ) -> Outcome<Self> {
         let ended = vm.count("qx-guest: hold ended");
-        let agent = daemon.shell("echo $PPID")?;
+        let agent = daemon.shell("cut -d' ' -f4 /proc/$PPID/stat")?;
         daemon.shell(&format!(
             "cat > /run/agent.hold.new <<'.'\n\
              set -e\n\

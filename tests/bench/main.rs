@@ -165,9 +165,9 @@ fn number(variable: &str, default: usize) -> Outcome<usize> {
     }
 }
 
-/// A shell's parent in the guest is the agent.
+/// The parent of a shell in the guest is its keeper, whose parent is the agent.
 fn rss_kb(daemon: &mut Daemon) -> Outcome<String> {
-    let line = daemon.shell("probe wakeups $PPID 0")?;
+    let line = daemon.shell("probe wakeups $(cut -d' ' -f4 /proc/$PPID/stat) 0")?;
     let mut words = line.split_whitespace();
     let found = words.by_ref().any(|word| word == "rss_kb");
     let kb = words.next().filter(|_| found).ok_or("no rss_kb")?;
@@ -177,7 +177,7 @@ fn rss_kb(daemon: &mut Daemon) -> Outcome<String> {
 /// How often the agent ran while no host was connected. The command that counts outlives the session
 /// that began it.
 fn wakeups(dir: &Path, mut daemon: Daemon, seconds: u64) -> Outcome<(Daemon, String)> {
-    let agent = daemon.shell("echo $PPID")?;
+    let agent = daemon.shell("cut -d' ' -f4 /proc/$PPID/stat")?;
     let agent = agent.trim();
     daemon.spawn(&format!(
         "sleep 2; probe wakeups {agent} {seconds} > /tmp/wakeups"

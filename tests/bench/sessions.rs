@@ -50,7 +50,7 @@ pub fn measure(vm: &Vm, rounds: usize) -> Outcome<Sessions> {
     eprintln!("sessions: guest first");
     for _ in 0..rounds {
         let before = vm.count(OPEN);
-        peer.spawn("sleep 0.1; kill $PPID")?;
+        peer.spawn("sleep 0.1; kill $(cut -d' ' -f4 /proc/$PPID/stat)")?;
         drop(peer);
         vm.wait_for(OPEN, before + 1)?;
         let took;
@@ -71,7 +71,7 @@ pub fn measure(vm: &Vm, rounds: usize) -> Outcome<Sessions> {
     for round in 0..rounds {
         let before = vm.count(OPEN);
         peer.transfer(moved(round))?;
-        peer.spawn("sleep 0.05; kill -9 $PPID")?;
+        peer.spawn("sleep 0.05; kill -9 $(cut -d' ' -f4 /proc/$PPID/stat)")?;
         let opened = peer.run_until(|| vm.count(OPEN) > before)?;
         let begun = Instant::now();
         if !opened {

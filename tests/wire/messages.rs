@@ -169,9 +169,65 @@ fn commands() -> Vec<Golden> {
                         max_output_bytes: 65536,
                         run_as_group: "postgres".into(),
                         include_supplementary_groups: true,
+                        ..Default::default()
                     }),
                 )
             },
+        ),
+        sealed(
+            "execute_live",
+            "Host to guest: a command whose stdin and output are streams.",
+            2,
+            message(
+                REQUEST,
+                Body::Execute(agent::Execute {
+                    command: "tar".into(),
+                    args: vec!["x".into(), "-C".into(), "/srv".into()],
+                    wait_for_exit: true,
+                    stream_output: true,
+                    stream_input: true,
+                    ..Default::default()
+                }),
+            ),
+        ),
+        sealed(
+            "execute_terminal",
+            "Host to guest: a login shell on a terminal.",
+            2,
+            message(
+                REQUEST,
+                Body::Execute(agent::Execute {
+                    wait_for_exit: true,
+                    run_as_user: "alice".into(),
+                    stream_output: true,
+                    stream_input: true,
+                    terminal: Some(agent::Terminal {
+                        rows: 50,
+                        columns: 132,
+                        r#type: "xterm-256color".into(),
+                    }),
+                    login_shell: true,
+                    ..Default::default()
+                }),
+            ),
+        ),
+        sealed(
+            "signal",
+            "Host to guest: Ctrl-C for the command of this id.",
+            5,
+            message(REQUEST, Body::Signal(agent::Signal { number: 2 })),
+        ),
+        sealed(
+            "resize",
+            "Host to guest: the terminal of the command of this id has 24 lines of 80 characters now.",
+            5,
+            message(
+                REQUEST,
+                Body::Resize(agent::Resize {
+                    rows: 24,
+                    columns: 80,
+                }),
+            ),
         ),
         sealed(
             "execute_response",

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use super::check;
 
@@ -126,12 +128,81 @@ pub fn name_unnamed(file: &File, path: &std::path::Path) -> io::Result<()> {
 
 /// Whether a write of up to 4096 bytes (PIPE_BUF, pipe(7)) would be taken at once.
 pub fn is_writable_now(fd: &impl AsFd) -> bool {
-    let mut wait = libc::pollfd {
-        fd: fd.as_fd().as_raw_fd(),
-        events: libc::POLLOUT,
-        revents: 0,
-    };
-    // SAFETY: `wait` is one valid pollfd for the length of the call, which does not wait.
-    let found = unsafe { libc::poll(&raw mut wait, 1, 0) };
-    found == 1 && wait.revents & libc::POLLOUT != 0
+    let mut waits = [Wait::write(fd)];
+    wait(&mut waits, Some(Duration::ZERO)).is_ok() && waits[0].is_ready()
+}
+
+/// Whether there is something to read, or the end.
+pub fn is_readable_now(fd: &impl AsFd) -> bool {
+    let mut waits = [Wait::read(fd)];
+    wait(&mut waits, Some(Duration::ZERO)).is_ok() && waits[0].is_ready()
+}
+
+/// A descriptor, and what is waited for there.
+#[repr(transparent)]
+pub struct Wait<'a>(libc::pollfd, PhantomData<BorrowedFd<'a>>);
+
+impl<'a> Wait<'a> {
+    /// Until it can be read, or has ended.
+    pub fn read(fd: &'a impl AsFd) -> Self {
+        Self::of(fd.as_fd().as_raw_fd(), libc::POLLIN)
+    }
+
+    /// As [`read`](Self::read); of nothing, for ever.
+    pub fn read_any(fd: Option<&'a impl AsFd>) -> Self {
+        // poll(2) passes over a negative one.
+        fd.map_or_else(|| Self::of(-1, 0), Self::read)
+    }
+
+    /// Until 4096 bytes can be written, or nobody reads any more.
+    pub fn write(fd: &'a impl AsFd) -> Self {
+        Self::of(fd.as_fd().as_raw_fd(), libc::POLLOUT)
+    }
+
+    /// As [`write`](Self::write); of nothing, for ever.
+    pub fn write_any(fd: Option<&'a impl AsFd>) -> Self {
+        fd.map_or_else(|| Self::of(-1, 0), Self::write)
+    }
+
+    const fn of(fd: RawFd, events: libc::c_short) -> Self {
+        let revents = 0;
+        Self(
+            libc::pollfd {
+                fd,
+                events,
+                revents,
+            },
+            PhantomData,
+        )
+    }
+
+    /// What was waited for has come, or an error or the end has.
+    pub const fn is_ready(&self) -> bool {
+        self.0.revents != 0
+    }
+}
+
+/// Waits for the first of these (poll(2)), any kind of file among them, for `limit` at most: how many
+/// are ready. A signal that is handled ends it too, with 0. For processes without a loop of their own.
+///
+/// # Errors
+/// ENOMEM, EINVAL: more than RLIMIT_NOFILE.
+pub fn wait(these: &mut [Wait], limit: Option<Duration>) -> io::Result<usize> {
+    let millis = limit.map_or(-1, |limit| {
+        let up = limit.as_micros().div_ceil(1000);
+        libc::c_int::try_from(up).unwrap_or(libc::c_int::MAX)
+    });
+    let count = libc::nfds_t::try_from(these.len()).unwrap_or(0);
+    // SAFETY: a Wait is a pollfd and nothing else; there are `count` of them, each for a descriptor
+    // that its lifetime keeps open, and they live for the length of the call.
+    match check(unsafe { libc::poll(these.as_mut_ptr().cast(), count, millis) }) {
+        Ok(ready) => Ok(usize::try_from(ready).unwrap_or(0)),
+        Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
+        Err(e) => Err(e),
+    }
+}
+
+/// Sleeps, where there is no event to wait for. Not for loops that serve others.
+pub fn rest(span: Duration) {
+    let _ = wait(&mut [], Some(span));
 }

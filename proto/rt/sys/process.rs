@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
 use super::check;
 
@@ -36,24 +36,49 @@ impl Ended {
     }
 }
 
-/// What to send to a child.
+/// What to send to a process (signal(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// The terminal is gone.
-    Hangup,
-    /// Please end.
-    Terminate,
-    /// End.
-    Kill,
-}
+pub struct Signal(libc::c_int);
 
 impl Signal {
-    const fn number(self) -> libc::c_int {
-        match self {
-            Self::Hangup => libc::SIGHUP,
-            Self::Terminate => libc::SIGTERM,
-            Self::Kill => libc::SIGKILL,
-        }
+    /// The terminal is gone.
+    pub const HANGUP: Self = Self(libc::SIGHUP);
+    /// Ctrl-C.
+    pub const INTERRUPT: Self = Self(libc::SIGINT);
+    /// Ctrl-\.
+    pub const QUIT: Self = Self(libc::SIGQUIT);
+    /// Please end.
+    pub const TERMINATE: Self = Self(libc::SIGTERM);
+    /// End.
+    pub const KILL: Self = Self(libc::SIGKILL);
+    /// Go on, if stopped.
+    pub const CONTINUE: Self = Self(libc::SIGCONT);
+
+    /// A standard signal, 1 to 31.
+    pub fn parse(number: u32) -> Option<Self> {
+        let number = libc::c_int::try_from(number).ok()?;
+        (1..=31).contains(&number).then_some(Self(number))
+    }
+
+    /// Its number on this system.
+    pub const fn number(self) -> i32 {
+        self.0
+    }
+}
+
+/// The descriptors that a child keeps. Its work may own the files themselves, so they are named before.
+#[derive(Debug)]
+pub struct Keep(Vec<RawFd>);
+
+impl From<&[&File]> for Keep {
+    fn from(files: &[&File]) -> Self {
+        Self(files.iter().map(|file| file.as_raw_fd()).collect())
+    }
+}
+
+impl<const N: usize> From<&[&File; N]> for Keep {
+    fn from(files: &[&File; N]) -> Self {
+        Self::from(&files[..])
     }
 }
 
@@ -66,9 +91,9 @@ impl Signal {
 ///
 /// # Errors
 /// EAGAIN, ENOMEM (fork(2)).
-pub fn spawn(keep: &[&File], work: impl FnOnce() -> i32) -> io::Result<Pid> {
+pub fn spawn(keep: impl Into<Keep>, work: impl FnOnce() -> i32) -> io::Result<Pid> {
     debug_assert!(is_single_threaded());
-    let keep: Vec<RawFd> = keep.iter().map(|file| file.as_raw_fd()).collect();
+    let Keep(keep) = keep.into();
     let before = block_signals()?;
     // SAFETY: this process has one thread (asserted above in debug builds), so that the child's
     // copy of the heap and of every lock is consistent and it may allocate.
@@ -93,8 +118,93 @@ pub const WORKER_FAILED: i32 = 126;
 pub fn signal_group(pid: Pid, signal: Signal) {
     // SAFETY: kill reads and writes no memory. The group's number stays taken while its leader has
     // not been reaped or any member lives, so it cannot hit a stranger's group before that.
-    unsafe { libc::kill(-pid.0, signal.number()) };
+    unsafe { libc::kill(-pid.0, signal.0) };
 }
+
+/// Sends a signal to one process, or to a process group where the number is negative. True: it is
+/// there.
+pub fn signal(pid: i32, signal: Signal) -> bool {
+    // 0, 1 and -1 mean this group, init and everyone: nobody is meant.
+    if (-1..=1).contains(&pid) {
+        return false;
+    }
+    // SAFETY: kill reads and writes no memory.
+    unsafe { libc::kill(pid, signal.0) == 0 }
+}
+
+/// A descriptor that becomes readable when a child of this process ends (signalfd(2)). SIGCHLD is
+/// blocked from then on; for workers, which have no handler for it.
+///
+/// # Errors
+/// EMFILE.
+pub fn watch_children() -> io::Result<File> {
+    let mut set = empty_set();
+    // SAFETY: `set` is a valid signal set and lives for the length of the calls.
+    let fd = unsafe {
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        check(libc::sigprocmask(
+            libc::SIG_BLOCK,
+            &raw const set,
+            std::ptr::null_mut(),
+        ))?;
+        check(libc::signalfd(
+            -1,
+            &raw const set,
+            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
+        ))?
+    };
+    // SAFETY: signalfd succeeded, so this descriptor is open and nobody else owns it.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Forgets what made [`watch_children`] readable.
+pub fn drain(children: &File) {
+    let mut buffer = [0; 4 * size_of::<libc::signalfd_siginfo>()];
+    while matches!(io::Read::read(&mut &*children, &mut buffer), Ok(n) if n > 0) {}
+}
+
+/// Makes this process the parent of those of its descendants whose own have ended.
+pub fn adopt_orphans() {
+    // SAFETY: PR_SET_CHILD_SUBREAPER takes its argument by value and touches no memory.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+}
+
+/// Names this process for ps(1): at most 15 bytes are shown.
+pub fn set_name(name: &std::ffi::CStr) {
+    // SAFETY: PR_SET_NAME reads a string that ends with NUL and lives for the length of the call.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// Gives this process the priority, the scheduling and the limits that an ordinary process of this
+/// system has, whatever those of its parent: nice 0, no real time, the limits of process 1, and of
+/// descriptors no more than select(2) can take until it asks for more. Where it may not, it stays.
+pub fn become_ordinary() {
+    // SAFETY: reads and writes no memory.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
+    let ordinary = libc::sched_param { sched_priority: 0 };
+    // SAFETY: reads one sched_param, which lives for the length of the call.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary) };
+    for resource in 0..RESOURCES {
+        let mut limit = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: prlimit without a new limit only fills `limit`, which lives for the length of the call.
+        let found = unsafe { libc::prlimit(1, resource, std::ptr::null(), &raw mut limit) };
+        if found < 0 {
+            continue;
+        }
+        if resource == libc::RLIMIT_NOFILE {
+            limit.rlim_cur = limit.rlim_cur.min(1024);
+        }
+        // SAFETY: reads one rlimit, which lives for the length of the call.
+        unsafe { libc::setrlimit(resource, &raw const limit) };
+    }
+}
+
+/// RLIM_NLIMITS: the resources of getrlimit(2) are numbered from 0.
+const RESOURCES: u32 = 16;
 
 /// The next child that has ended, whichever it is. Never waits.
 pub fn reap() -> Option<(Pid, Ended)> {

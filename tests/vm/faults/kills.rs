@@ -41,7 +41,10 @@ fn fifty_killed_agents_are_each_followed_by_one_that_serves() {
         let mut flowing = Flowing::start(&own.node, &own.place);
         flowing.wait_moved(moved(round));
         // Its answer may get lost with the agent.
-        let line = format!("sleep 0.0{}; kill -9 $PPID", round % 10);
+        let line = format!(
+            "sleep 0.0{}; kill -9 $(cut -d' ' -f4 /proc/$PPID/stat)",
+            round % 10
+        );
         let killer = own.node.begin(&["exec", "db1", "--detach", "--", &line]);
         wait_until("the agent to be killed", 20, || {
             own.vm.console().matches("agent exited 137").count() == round + 1

@@ -52,7 +52,7 @@ impl Other {
     fn has_it_well(&self, own: &Own, agent: &str) {
         self.node.wait_state("db1", "ready");
         self.node.wait_usable("db1");
-        assert_eq!(self.node.sh("db1", "echo $PPID"), agent);
+        assert_eq!(self.node.sh("db1", "cut -d' ' -f4 /proc/$PPID/stat"), agent);
         assert_eq!(self.node.sh("db1", "cat /tmp/mark"), "moved with me");
         files_whole(&self.node, &own.place);
         // It was neither started nor reset.
@@ -65,8 +65,10 @@ impl Other {
 /// What moves with the guest; its agent.
 #[track_caller]
 fn mark(own: &Own) -> String {
-    own.node
-        .sh("db1", "echo moved with me >/tmp/mark; echo $PPID")
+    own.node.sh(
+        "db1",
+        "echo moved with me >/tmp/mark; cut -d' ' -f4 /proc/$PPID/stat",
+    )
 }
 
 #[test]

@@ -66,7 +66,7 @@ const MANY: usize = 100_000_000;
 #[test]
 fn an_agent_that_is_pushed_100_mb_of_noise_serves_the_next_host() {
     let mut own = Own::ready(&Options::default());
-    let memory = "grep VmHWM /proc/$PPID/status";
+    let memory = "grep VmHWM /proc/$(cut -d' ' -f4 /proc/$PPID/stat)/status";
     let before = kib(&own.node.sh("db1", memory));
     own.node.kill();
     // Or it would tell the next host that its session has ended.
@@ -107,7 +107,7 @@ fn a_daemon_that_is_pushed_100_mb_of_noise_serves_that_guest_and_all_others() {
     let (before, of_db2) = (memory(), own.node.vm("db2"));
     let line = format!(
         "echo 'echo noise; probe noise org.quantix.agent.0 {MANY}' >/run/agent.new; \
-         mv /run/agent.new /run/agent.hold; kill $PPID"
+         mv /run/agent.new /run/agent.hold; kill $(cut -d' ' -f4 /proc/$PPID/stat)"
     );
     own.node.cli(&["exec", "db1", "--detach", "--", &line]);
     own.vm.wait_console("noise");

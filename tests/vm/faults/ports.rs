@@ -36,7 +36,7 @@ fn a_port_that_was_taken_while_the_agent_was_away_is_waited_for() {
     // What stands in the hold file runs before the next agent, and leaves behind who has the port.
     let line = "echo 'timeout 12 probe echo org.quantix.agent.0 &
         until ls -l /proc/[0-9]*/fd 2>&1 | grep -q vport; do usleep 50000; done' >/run/agent.new
-        mv /run/agent.new /run/agent.hold; kill -9 $PPID";
+        mv /run/agent.new /run/agent.hold; kill -9 $(cut -d' ' -f4 /proc/$PPID/stat)";
     let killer = own.node.begin(&["exec", "db1", "--detach", "--", line]);
     own.vm.wait_console("held by probe, pid ");
     drop(killer);

@@ -97,8 +97,9 @@ fn an_agent_that_stood_still_in_transfers_goes_on_by_itself() {
     let mut own = Own::ready(&Options::default());
     let flowing = Flowing::begin(&own.node, &own.place);
     // The shell that wakes it is no child that the agent would have to look after.
-    let line =
-        format!("kill -STOP $PPID; sleep {LONG}; kill -CONT $PPID; echo awake >/dev/console");
+    let line = format!(
+        "kill -STOP $(cut -d' ' -f4 /proc/$PPID/stat); sleep {LONG}; kill -CONT $(cut -d' ' -f4 /proc/$PPID/stat); echo awake >/dev/console"
+    );
     let sleeper = own.node.begin(&["exec", "db1", "--detach", "--", &line]);
     own.rest(LONG - 10);
     // Nobody has waited for it.

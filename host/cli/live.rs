@@ -1,0 +1,385 @@
+//! A command while it runs: its streams to and from ours, signals, the terminal.
+//!
+//! One loop over the daemon's socket, stdin, stdout, stderr and signals. It writes only what is taken
+//! at once and reads only what may be sent on, so that neither a reader of ours that has stopped nor a
+//! command that takes no input holds up anything else. What is in memory is bounded by the credit.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+
+use quantix::credit::{ReceiveCredit, SendCredit};
+use quantix::error::{Code, Failure};
+use quantix::limits::CHUNK;
+use quantix::message::{Body, Stream, agent};
+use quantix::rt::sys::fd::{Wait, wait};
+
+use super::Trouble;
+use super::client::{Client, unexpected};
+use super::signals::{Caught, Signals};
+use super::terminal::{self, Escape, Keys};
+
+/// What a command's input is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Nothing.
+    None,
+    /// Our stdin.
+    Stdin,
+    /// Our terminal, key by key.
+    Terminal,
+}
+
+/// What becomes of a command's output.
+#[derive(Debug)]
+pub enum Output {
+    /// It goes to our stdout and stderr as it comes.
+    Shown,
+    /// It is kept, up to [`MAX_KEPT`] bytes together.
+    Kept,
+}
+
+/// For programs that want it in one piece; what is over it is dropped, and said to be.
+const MAX_KEPT: usize = 16 * 1024 * 1024;
+
+/// POLLOUT says no more than that a pipe takes this much at once (PIPE_BUF, pipe(7)).
+const AT_ONCE: usize = 4096;
+
+/// This many times Ctrl-C is the command's to act on; once more, and it is ended.
+const INTERRUPTS: u32 = 2;
+
+/// Runs a command to its end; what it wrote is in the answer if it was to be kept.
+pub fn run(
+    client: &mut Client,
+    vm: &str,
+    request: Body,
+    input: Input,
+    output: &Output,
+) -> Result<agent::ExecuteResponse, Trouble> {
+    let signals = Signals::catch().map_err(|e| Trouble::Local(format!("signals: {e}")))?;
+    // Without the standard library's buffers, which would hold back what poll(2) looks for.
+    let ours = Ours {
+        stdin: own(&io::stdin())?,
+        stdout: own(&io::stdout())?,
+        stderr: own(&io::stderr())?,
+    };
+    let id = client.ask_agent(vm, request)?;
+    let mut live = Live {
+        client,
+        vm,
+        id,
+        input: Feed::new(input),
+        streams: [
+            Show::new(Stream::Stdout, output),
+            Show::new(Stream::Stderr, output),
+        ],
+        answer: None,
+        interrupts: 0,
+    };
+    let raw = match input {
+        Input::Terminal => Some(terminal::Raw::enter().map_err(Trouble::Local)?),
+        _ => None,
+    };
+    let done = live.run(&ours, &signals);
+    // The terminal is itself again before anything else is said.
+    drop(raw);
+    done
+}
+
+/// Our own streams.
+struct Ours {
+    stdin: File,
+    stdout: File,
+    stderr: File,
+}
+
+struct Live<'a> {
+    client: &'a mut Client,
+    vm: &'a str,
+    id: u64,
+    input: Feed,
+    streams: [Show; 2],
+    answer: Option<agent::ExecuteResponse>,
+    interrupts: u32,
+}
+
+impl Live<'_> {
+    fn run(&mut self, ours: &Ours, signals: &Signals) -> Result<agent::ExecuteResponse, Trouble> {
+        loop {
+            self.listen()?;
+            self.grant()?;
+            if let Some(answer) = &mut self.answer
+                && self.streams.iter().all(Show::is_empty)
+            {
+                let [stdout, stderr] = &mut self.streams;
+                answer.truncated |= stdout.lost || stderr.lost;
+                // One of an agent that cannot stream bears all that there is.
+                if !stdout.kept.is_empty() || !stderr.kept.is_empty() {
+                    answer.stdout = std::mem::take(&mut stdout.kept);
+                    answer.stderr = std::mem::take(&mut stderr.kept);
+                }
+                return Ok(std::mem::take(answer));
+            }
+            let [out, err] = &self.streams;
+            let running = self.answer.is_none();
+            let mut waits = [
+                Wait::read_any(running.then_some(&*self.client)),
+                Wait::read(&signals.stream),
+                Wait::read_any((running && self.input.wants()).then_some(&ours.stdin)),
+                Wait::write_any((!out.is_empty()).then_some(&ours.stdout)),
+                Wait::write_any((!err.is_empty()).then_some(&ours.stderr)),
+            ];
+            wait(&mut waits, None).map_err(|e| Trouble::Local(format!("poll: {e}")))?;
+            let [heard, signalled, typed, out, err] = waits.map(|wait| wait.is_ready());
+            if heard {
+                self.client.fill()?;
+            }
+            if signalled {
+                for caught in signals.take() {
+                    self.on_signal(caught)?;
+                }
+            }
+            if typed {
+                self.feed(&ours.stdin)?;
+            }
+            let [stdout, stderr] = &mut self.streams;
+            if out {
+                stdout.write(&ours.stdout)?;
+            }
+            // Whoever does not want to see errors still wants the output.
+            if err && stderr.write(&ours.stderr).is_err() {
+                stderr.drop_all();
+            }
+        }
+    }
+
+    /// Takes what the daemon has said.
+    fn listen(&mut self) -> Result<(), Trouble> {
+        while self.answer.is_none()
+            && let Some(body) = self.client.take_agent(self.id)?
+        {
+            match body {
+                Body::StreamChunk(chunk) => {
+                    let show = self
+                        .streams
+                        .iter_mut()
+                        .find(|show| show.stream == chunk.stream())
+                        .ok_or_else(unexpected)?;
+                    show.push(chunk)?;
+                }
+                Body::Credit(credit) if credit.stream() == Stream::Stdin => {
+                    self.input.credit.allow(credit.bytes);
+                }
+                Body::ExecuteResponse(answer) => self.answer = Some(answer),
+                _ => return Err(unexpected()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the guest send as much more as has been written here.
+    fn grant(&mut self) -> Result<(), Trouble> {
+        for at in 0..self.streams.len() {
+            let show = &mut self.streams[at];
+            if self.answer.is_none()
+                && let Some(bytes) = show.credit.grant()
+            {
+                let stream = show.stream.into();
+                self.tell(Body::Credit(agent::Credit { stream, bytes }))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends on what stdin has.
+    fn feed(&mut self, stdin: &File) -> Result<(), Trouble> {
+        let (read, left) = self.input.read(stdin)?;
+        match read {
+            Some(chunk) => self.tell(Body::StreamChunk(chunk))?,
+            None if left => {}
+            None => return Ok(()),
+        }
+        if left {
+            let why = "left; the command was hung up";
+            return Err(Trouble::Failed(Failure::new(Code::Cancelled, why)));
+        }
+        Ok(())
+    }
+
+    fn on_signal(&mut self, caught: Caught) -> Result<(), Trouble> {
+        match caught {
+            Caught::Resize => {
+                if self.input.is_terminal()
+                    && let Some(size) = terminal::size()
+                {
+                    let (rows, columns) = (size.rows.into(), size.columns.into());
+                    self.tell(Body::Resize(agent::Resize { rows, columns }))?;
+                }
+            }
+            Caught::HangUp => {
+                let why = "the terminal is gone; the command was hung up";
+                return Err(Trouble::Failed(Failure::new(Code::Cancelled, why)));
+            }
+            Caught::Other(number) => {
+                if number == Signals::INTERRUPT {
+                    self.interrupts += 1;
+                }
+                if self.interrupts > INTERRUPTS {
+                    self.tell(Body::Cancel(agent::Cancel {}))?;
+                } else {
+                    self.tell(Body::Signal(agent::Signal { number }))?;
+                }
+                if self.interrupts == INTERRUPTS {
+                    let _ = writeln!(io::stderr(), "\nqx-node: once more ends the command");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, body: Body) -> Result<(), Trouble> {
+        self.client.tell_agent(self.id, self.vm, body)
+    }
+}
+
+/// Our stdin on its way to the command.
+struct Feed {
+    kind: Input,
+    credit: SendCredit,
+    ended: bool,
+    keys: Keys,
+}
+
+impl Feed {
+    fn new(kind: Input) -> Self {
+        Self {
+            kind,
+            credit: SendCredit::default(),
+            ended: kind == Input::None,
+            keys: Keys::default(),
+        }
+    }
+
+    const fn is_terminal(&self) -> bool {
+        matches!(self.kind, Input::Terminal)
+    }
+
+    const fn wants(&self) -> bool {
+        !self.ended && self.credit.available() > 0
+    }
+
+    /// Reads once: the chunk to send, and whether whoever types wants to leave.
+    fn read(&mut self, mut stdin: &File) -> Result<(Option<agent::StreamChunk>, bool), Trouble> {
+        let room = usize::try_from(self.credit.available()).unwrap_or(CHUNK);
+        let mut data = vec![0; room.min(CHUNK)];
+        let read = stdin.read(&mut data);
+        let read = match read {
+            Err(e) if e.kind() == ErrorKind::Interrupted => return Ok((None, false)),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok((None, false)),
+            // The terminal is gone.
+            Err(_) if self.is_terminal() => 0,
+            Err(e) => {
+                let why = quantix::error::system_text(&e);
+                return Err(Trouble::Local(format!("stdin: {why}")));
+            }
+            Ok(read) => read,
+        };
+        data.truncate(read);
+        self.ended = read == 0;
+        let leave = self.is_terminal() && self.keys.filter(&mut data) == Escape::Leave;
+        let chunk = agent::StreamChunk {
+            stream: Stream::Stdin.into(),
+            offset: self.credit.spend(data.len()),
+            eof: self.ended,
+            data,
+        };
+        let empty = chunk.data.is_empty() && !chunk.eof;
+        Ok(((!empty).then_some(chunk), leave))
+    }
+}
+
+/// One of the command's streams on its way to ours.
+struct Show {
+    stream: Stream,
+    credit: ReceiveCredit,
+    queue: VecDeque<Vec<u8>>,
+    /// Bytes of the first that are written.
+    at: usize,
+    keep: bool,
+    kept: Vec<u8>,
+    /// More came than is kept.
+    lost: bool,
+}
+
+impl Show {
+    fn new(stream: Stream, output: &Output) -> Self {
+        Self {
+            stream,
+            credit: ReceiveCredit::default(),
+            queue: VecDeque::new(),
+            at: 0,
+            keep: matches!(output, Output::Kept),
+            kept: Vec::new(),
+            lost: false,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    fn push(&mut self, chunk: agent::StreamChunk) -> Result<(), Trouble> {
+        let received = self.credit.receive(chunk.offset, chunk.data.len());
+        received.map_err(|_| unexpected())?;
+        if self.keep {
+            let room = (MAX_KEPT / 2).saturating_sub(self.kept.len());
+            let kept = chunk.data.len().min(room);
+            self.kept.extend_from_slice(&chunk.data[..kept]);
+            self.lost |= kept < chunk.data.len();
+            self.credit.consume(chunk.data.len());
+        } else if !chunk.data.is_empty() {
+            self.queue.push_back(chunk.data);
+        }
+        Ok(())
+    }
+
+    /// Writes as much as is surely taken at once.
+    fn write(&mut self, mut to: &File) -> Result<(), Trouble> {
+        let Some(first) = self.queue.front() else {
+            return Ok(());
+        };
+        let rest = &first[self.at..];
+        match to.write(&rest[..rest.len().min(AT_ONCE)]) {
+            Ok(n) => {
+                self.at += n;
+                self.credit.consume(n);
+                if self.at == first.len() {
+                    self.queue.pop_front();
+                    self.at = 0;
+                }
+                Ok(())
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()),
+            Err(e) => Err(Trouble::from(e)),
+        }
+    }
+
+    fn drop_all(&mut self) {
+        let bytes: usize = self.queue.iter().map(Vec::len).sum();
+        self.credit.consume(bytes - self.at);
+        self.queue.clear();
+        self.at = 0;
+    }
+}
+
+fn own(stream: &impl AsFd) -> Result<File, Trouble> {
+    let own = stream.as_fd().try_clone_to_owned();
+    own.map(File::from).map_err(Trouble::from)
+}
+
+/// Whether both ends of a conversation are a person's terminal.
+pub fn is_interactive() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
+}
