@@ -26,7 +26,14 @@ use crate::port::{Moved, Opened, Port};
 use crate::telemetry::{Sampler, network, os};
 
 /// Requests that this agent answers.
-const CAPABILITIES: [&str; 3] = ["execute", "read_file", "write_file"];
+const CAPABILITIES: [&str; 6] = [
+    "execute",
+    "read_file",
+    "write_file",
+    "list_jobs",
+    "attach_job",
+    "kill_job",
+];
 
 const PORT: Token = Token(0);
 const UEVENTS: Token = Token(1);
@@ -100,12 +107,12 @@ impl Agent {
             poll,
             log,
             port: Port::new(options.port.clone(), PORT),
+            jobs: Jobs::new(FIRST_JOB, &options.run_dir),
             options,
             config,
             uevents,
             signals,
             guest: Guest::new(identity),
-            jobs: Jobs::new(FIRST_JOB),
             sampler: Sampler::new(),
             disks: Disks::new(DISKS),
             ready: os::ready(quantix::VERSION, &CAPABILITIES),
@@ -209,7 +216,7 @@ impl Agent {
         let mut again = self.read(now);
         self.act(now);
         loop {
-            again |= self.jobs.turn(now, &mut self.guest);
+            again |= self.jobs.turn(&mut self.guest);
             self.act(now);
             let pulled = self.jobs.pull(&mut self.guest);
             if !self.write(now) && !pulled {
@@ -282,7 +289,7 @@ impl Agent {
                     self.jobs.on_session_over(now);
                     self.report_at = None;
                 }
-                Event::Request(id, body) => self.on_request(now, id, &body),
+                Event::Request(id, body) => self.on_request(id, &body),
                 Event::Chunk(id, chunk) => self.jobs.on_chunk(now, &id, &chunk),
                 Event::Credit(id, stream, total) => self.jobs.on_credit(&id, stream, total),
                 Event::Told(id, what) => self.jobs.on_told(&id, &what),
@@ -301,8 +308,8 @@ impl Agent {
         self.schedule_reports(now);
     }
 
-    fn on_request(&mut self, now: Time, id: MessageId, body: &Body) {
-        let started = self.jobs.start(id.clone(), body, now, self.poll.registry());
+    fn on_request(&mut self, id: MessageId, body: &Body) {
+        let started = self.jobs.start(id.clone(), body, self.poll.registry());
         if let Err(failure) = started {
             if failure.code == Code::Internal {
                 self.log.error(format_args!("request refused: {failure}"));
@@ -395,10 +402,11 @@ impl Agent {
             .unwrap_or(self.config.telemetry_interval)
     }
 
-    /// Tells the host and hangs up what is waited for; when that is gone the agent ends.
+    /// Tells the host and ends what is waited for, but for commands; when that is gone the agent ends.
     fn stop(&mut self, now: Time) {
         self.log.info(format_args!("stopping"));
         self.stopping = true;
+        self.jobs.leave();
         self.guest.close(GOODBYE);
         self.act(now);
         self.write(now);

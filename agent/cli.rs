@@ -25,8 +25,13 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// Over what the file says.
     pub telemetry_interval: Option<Duration>,
+    /// For what does not outlive a boot: the commands that are kept.
+    pub run_dir: PathBuf,
     pub log: Target,
 }
+
+/// Where `run_dir` is, if not said otherwise.
+const RUN_DIR: &str = "/run/quantix-kvm";
 
 /// What `--help` prints.
 pub const HELP: &str = "\
@@ -41,6 +46,7 @@ Options:
                             to (default: found in /sys/class/virtio-ports)
   --config FILE             configuration (default: /etc/quantix-kvm/agent.conf)
   --telemetry-interval S    seconds between two reports, 0 for none (default: 10)
+  --run-dir DIR             for commands that are kept (default: /run/quantix-kvm)
   --log syslog|stderr       where log lines go (default: syslog)
   --version                 print the version
   --help                    print this
@@ -55,6 +61,7 @@ pub fn parse() -> Result<Command, lexopt::Error> {
         port: None,
         config: None,
         telemetry_interval: None,
+        run_dir: PathBuf::from(RUN_DIR),
         log: Target::Syslog,
     };
     while let Some(argument) = parser.next()? {
@@ -64,6 +71,7 @@ pub fn parse() -> Result<Command, lexopt::Error> {
             Long("telemetry-interval") => {
                 options.telemetry_interval = Some(parser.value()?.parse_with(config::interval)?);
             }
+            Long("run-dir") => options.run_dir = parser.value()?.into(),
             Long("log") => {
                 options.log = parser
                     .value()?

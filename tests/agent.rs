@@ -13,7 +13,8 @@ mod frames;
 use std::io::Read;
 use std::os::unix::net::UnixListener;
 
-use quantix::message::Body;
+use quantix::message::agent::JobState;
+use quantix::message::{Body, agent};
 
 use crate::util::agent::{Agent, Talk, accept, frame, line, ping, spawn};
 use crate::util::{Dir, pid_in, until_so};
@@ -199,7 +200,7 @@ fn more_than_32_requests_at_once_are_refused_as_busy() {
 }
 
 #[test]
-fn sigterm_tells_the_host_ends_the_commands_and_exits_with_0() {
+fn sigterm_tells_the_host_leaves_the_commands_and_exits_with_0() {
     let (mut agent, mut talk) = Agent::ready();
     let file = agent.dir.text("pid");
     talk.send("long", line(&format!("echo $$ > {file}; sleep 60 & wait")));
@@ -211,7 +212,25 @@ fn sigterm_tells_the_host_ends_the_commands_and_exits_with_0() {
     };
     assert!(ended.reason.contains("stopping"), "{}", ended.reason);
     assert!(talk.try_frame().is_none());
-    until_so("end of the command", || !crate::util::is_alive(pid));
+    // The next agent knows of it.
+    assert!(crate::util::is_alive(pid));
+    agent.process = spawn(&agent.dir, "port", &[]);
+    let mut talk = agent.accept();
+    talk.open(NONCE);
+    let Body::JobList(list) = talk.ask("list", Body::ListJobs(Default::default())) else {
+        panic!("no list");
+    };
+    let job = &list.jobs[0];
+    assert!(job.adopted && job.pid == pid && job.state() == JobState::Running);
+    let kill = agent::KillJob {
+        job: job.job,
+        signal: 0,
+    };
+    let Body::KillJobResponse(killed) = talk.ask("kill", Body::KillJob(kill)) else {
+        panic!("not killed");
+    };
+    assert_eq!(killed.job.unwrap().exit_code, 143);
+    assert!(!crate::util::is_alive(pid));
 }
 
 #[test]

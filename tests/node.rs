@@ -7,6 +7,8 @@
 mod clients;
 // Guests: dead, restarted, lying.
 mod guests;
+// Commands that outlive clients, daemons and agents.
+mod jobs;
 // What is told of VMs: who is ahead in a queue, what a monitor says, what has happened.
 mod events;
 mod states;

@@ -1,10 +1,10 @@
 //! A command, as the loop sees it: pipes or a terminal, and its keeper's word on how it ended.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::rc::Rc;
 
 use mio::{Registry, Token};
 use quantix::credit::Fault;
@@ -15,14 +15,15 @@ use quantix::limits::MAX_FRAME;
 use quantix::message::{Body, Stream, agent};
 use quantix::rt::sys::fd::pipe;
 use quantix::rt::sys::process::{self, Keep, Pid};
+use quantix::rt::sys::shared::Shared;
 use quantix::rt::sys::tty;
-use quantix::time::Time;
 
 use super::command::{Streams, check};
-use super::keeper::{self, Order};
+use super::keeper::{self, Order, Task};
+use super::kept::Root;
 use super::pipe::{Inlet, Outlet};
 use super::sink::Sink;
-use super::source::Source;
+use super::source::{Source, Sources};
 
 /// A command that runs, or one that has not yet told whether it started.
 #[derive(Debug)]
@@ -32,9 +33,7 @@ pub struct Exec {
     output: Output,
     /// Our end of its terminal.
     terminal: Option<File>,
-    started: Time,
-    /// When its time is up.
-    pub deadline: Option<Time>,
+    /// It is answered when it has started.
     detached: bool,
 }
 
@@ -48,8 +47,8 @@ enum Output {
         limit: usize,
         answer: agent::ExecuteResponse,
     },
-    /// To the host, as it comes: by the pipe's number, and the one that is next. A terminal has one.
-    Sent(Vec<Source>, usize),
+    /// To the host, as it comes. A terminal has one stream.
+    Sent(Sources),
 }
 
 /// The line to the keeper.
@@ -58,8 +57,8 @@ struct Control {
     inlet: Inlet,
     out: File,
     said: Vec<u8>,
-    /// It runs: its process id.
-    pid: Option<u32>,
+    /// It runs: its process id, and its number if it is kept.
+    started: Option<agent::ExecuteResponse>,
     /// The keeper's last word.
     last: Option<Body>,
 }
@@ -79,22 +78,26 @@ const MAX_SAID: usize = 32 * 1024;
 /// Both sides of what connects a command with the loop.
 struct Wires {
     stdin: Option<Outlet>,
-    output: Option<(Inlet, Inlet)>,
-    terminal: Option<(Inlet, File)>,
+    output: Output,
+    terminal: Option<File>,
+    /// The command's ends.
     streams: Streams,
+    /// The keeper's own copies of our ends.
+    kept: Option<[File; 2]>,
 }
 
 impl Exec {
-    /// Starts the command.
+    /// Starts the command. It is kept below `root` if it has to be.
     pub fn start(
         request: &agent::Execute,
-        now: Time,
+        root: &Root,
         registry: &Registry,
         token: impl Fn(usize) -> Token,
     ) -> Result<(Pid, Self), Failure> {
         check(request)?;
         let system = |e| Failure::system("start", &request.command, &e);
-        let wires = Wires::new(request, registry, &token).map_err(system)?;
+        let progress = Rc::new(Shared::new().map_err(system)?);
+        let wires = Wires::new(request, &progress, registry, &token).map_err(system)?;
         let (control, child_control) = UnixStream::pair().map_err(system)?;
         let out = File::from(OwnedFd::from(control));
         let inlet = out.try_clone().map_err(system)?;
@@ -102,60 +105,27 @@ impl Exec {
             inlet: Inlet::new(inlet, registry, token(CONTROL)).map_err(system)?,
             out,
             said: Vec::new(),
-            pid: None,
+            started: None,
             last: None,
         };
-        let child_control = File::from(OwnedFd::from(child_control));
-        let Wires {
-            stdin,
-            output,
-            terminal,
-            streams,
-        } = wires;
-        let master = terminal.as_ref().map(|(_, master)| master);
-        let mut keep = streams.files();
-        keep.push(&child_control);
-        keep.extend(master);
-        let keep = Keep::from(&keep[..]);
-        let pid = process::spawn(keep, || {
-            keeper::keep(request, streams, master, &child_control)
-        })
-        .map_err(system)?;
-        let limit = usize::try_from(request.max_output_bytes).unwrap_or(MAX_OUTPUT);
-        let timeout = u64::from(request.timeout_seconds);
-        let (output, terminal) = match (output, terminal) {
-            (_, Some((screen, master))) => {
-                let screen = Source::new(screen, Stream::Stdout);
-                (Output::Sent(vec![screen], 0), Some(master))
-            }
-            (Some((stdout, stderr)), None) if request.stream_output => {
-                let stdout = Source::new(stdout, Stream::Stdout);
-                let stderr = Source::new(stderr, Stream::Stderr);
-                (Output::Sent(vec![stdout, stderr], 0), None)
-            }
-            (Some((stdout, stderr)), None) => {
-                let kept = Output::Kept {
-                    stdout,
-                    stderr,
-                    limit: if limit == 0 {
-                        MAX_OUTPUT
-                    } else {
-                        limit.min(MAX_OUTPUT)
-                    },
-                    answer: agent::ExecuteResponse::default(),
-                };
-                (kept, None)
-            }
-            (None, None) => (Output::Sent(Vec::new(), 0), None),
+        let master = wires.terminal.as_ref().map(File::try_clone);
+        let task = Task {
+            request,
+            streams: wires.streams,
+            outputs: wires.kept,
+            master: master.transpose().map_err(system)?,
+            control: File::from(OwnedFd::from(child_control)),
+            progress,
+            root: root.clone(),
         };
+        let keep = Keep::from(&task.files()[..]);
+        let pid = process::spawn(keep, || keeper::keep(task)).map_err(system)?;
         let exec = Self {
             control,
-            stdin: stdin.map(Sink::new),
-            output,
-            terminal,
-            started: now,
-            deadline: (timeout > 0).then(|| now + Duration::from_secs(timeout)),
-            detached: !request.wait_for_exit,
+            stdin: wires.stdin.map(Sink::new),
+            output: wires.output,
+            terminal: wires.terminal,
+            detached: request.keep || !request.wait_for_exit,
         };
         Ok((pid, exec))
     }
@@ -171,11 +141,7 @@ impl Exec {
             }
             (STDOUT, Output::Kept { stdout, .. }) => stdout.on_ready(),
             (_, Output::Kept { stderr, .. }) => stderr.on_ready(),
-            (at, Output::Sent(sources, _)) => {
-                if let Some(source) = sources.get_mut(at) {
-                    source.on_ready();
-                }
-            }
+            (at, Output::Sent(sources)) => sources.on_ready(at),
         }
     }
 
@@ -200,10 +166,8 @@ impl Exec {
 
     /// The host takes more of a stream.
     pub fn allow(&mut self, stream: Stream, total: u64) {
-        if let Output::Sent(sources, _) = &mut self.output {
-            for source in sources {
-                source.allow(stream, total);
-            }
+        if let Output::Sent(sources) = &mut self.output {
+            sources.allow(stream, total);
         }
     }
 
@@ -225,10 +189,9 @@ impl Exec {
         }
     }
 
-    /// Has the command ended by its keeper.
-    pub fn end(&mut self, hang_up: bool) {
-        let order = if hang_up { Order::HangUp } else { Order::End };
-        self.control.order(order);
+    /// Nobody waits for the command any more: its keeper ends it and all that it has started.
+    pub fn hang_up(&mut self) {
+        self.control.order(Order::HangUp);
     }
 
     /// Moves bytes. The new total that the host may send to its stdin, if it is worth saying.
@@ -261,25 +224,18 @@ impl Exec {
 
     /// Sends a chunk if there is one and the host takes it. True: it did, or found an end.
     pub fn pull(&mut self, id: &MessageId, guest: &mut Guest, buffer: &mut Vec<u8>) -> bool {
-        let Output::Sent(sources, next) = &mut self.output else {
-            return false;
-        };
-        for _ in 0..sources.len() {
-            *next = (*next + 1) % sources.len();
-            if sources[*next].pull(id, guest, buffer) {
-                return true;
-            }
+        match &mut self.output {
+            Output::Sent(sources) => sources.pull(id, guest, buffer),
+            Output::Kept { .. } => false,
         }
-        false
     }
 
     /// A detached command has started: its answer.
-    pub fn poll_started(&self) -> Option<Body> {
-        let pid = self.control.pid.filter(|_| self.detached)?;
-        Some(Body::ExecuteResponse(agent::ExecuteResponse {
-            pid,
-            ..Default::default()
-        }))
+    pub const fn poll_started(&mut self) -> Option<agent::ExecuteResponse> {
+        match self.detached {
+            true => self.control.started.take(),
+            false => None,
+        }
     }
 
     /// The keeper has ended, and so has the command: what it wrote until now is all of its output.
@@ -289,7 +245,7 @@ impl Exec {
                 stdout.finish();
                 stderr.finish();
             }
-            Output::Sent(sources, _) => sources.iter_mut().for_each(Source::finish),
+            Output::Sent(sources) => sources.finish(),
         }
         self.control.inlet.on_ready();
     }
@@ -298,12 +254,12 @@ impl Exec {
     pub fn is_drained(&mut self) -> bool {
         match &mut self.output {
             Output::Kept { stdout, stderr, .. } => stdout.is_ended() && stderr.is_ended(),
-            Output::Sent(sources, _) => sources.iter_mut().all(Source::is_drained),
+            Output::Sent(sources) => sources.is_drained(),
         }
     }
 
     /// The answer, once all is drained.
-    pub fn answer(&mut self, timed_out: bool, now: Time) -> Result<Body, Failure> {
+    pub fn answer(&mut self) -> Result<Body, Failure> {
         self.control.gather();
         let ended = match self.control.last.take() {
             Some(Body::ExecuteResponse(ended)) => ended,
@@ -318,11 +274,10 @@ impl Exec {
             Output::Sent(..) => agent::ExecuteResponse::default(),
         };
         Ok(Body::ExecuteResponse(agent::ExecuteResponse {
-            exit_code: ended.exit_code,
-            signal: ended.signal,
-            timed_out,
-            duration_ms: u64::try_from(now.since(self.started).as_millis()).unwrap_or(0),
-            ..kept
+            stdout: kept.stdout,
+            stderr: kept.stderr,
+            truncated: kept.truncated,
+            ..ended
         }))
     }
 }
@@ -340,7 +295,7 @@ impl Control {
         self.inlet.read_into(&mut self.said, MAX_SAID);
         while let Some(body) = keeper::take_frame(&mut self.said) {
             match body {
-                Body::ExecuteResponse(started) if started.pid > 0 => self.pid = Some(started.pid),
+                Body::ExecuteResponse(started) if started.pid > 0 => self.started = Some(started),
                 last => self.last = Some(last),
             }
         }
@@ -350,9 +305,10 @@ impl Control {
 impl Wires {
     fn new(
         request: &agent::Execute,
+        progress: &Rc<Shared>,
         registry: &Registry,
         token: impl Fn(usize) -> Token,
-    ) -> std::io::Result<Self> {
+    ) -> io::Result<Self> {
         if let Some(wanted) = &request.terminal {
             let (master, slave) = tty::open_pair()?;
             tty::set_size(&master, size_of(wanted.rows, wanted.columns))?;
@@ -360,9 +316,10 @@ impl Wires {
             let keys = Outlet::new(master.try_clone()?, registry, token(STDIN))?;
             return Ok(Self {
                 stdin: request.stream_input.then_some(keys),
-                output: None,
-                terminal: Some((screen, master)),
+                output: Output::Sent(Sources::new(vec![Source::new(screen, Stream::Stdout)])),
+                terminal: Some(master),
                 streams: Streams::Terminal(slave),
+                kept: None,
             });
         }
         let (mut stdin, mut child_stdin) = (None, None);
@@ -371,25 +328,54 @@ impl Wires {
             stdin = Some(Outlet::new(writer, registry, token(STDIN))?);
             child_stdin = Some(reader);
         }
-        let (mut output, mut child_output) = (None, None);
-        if request.wait_for_exit {
-            let (stdout, child_stdout) = pipe()?;
-            let (stderr, child_stderr) = pipe()?;
-            output = Some((
-                Inlet::new(stdout, registry, token(STDOUT))?,
-                Inlet::new(stderr, registry, token(STDERR))?,
-            ));
-            child_output = Some((child_stdout, child_stderr));
-        }
-        Ok(Self {
+        let mut wires = Self {
             stdin,
-            output,
+            output: Output::Sent(Sources::new(Vec::new())),
             terminal: None,
             streams: Streams::Pipes {
                 stdin: child_stdin,
-                output: child_output,
+                output: None,
             },
-        })
+            kept: None,
+        };
+        if request.keep || request.wait_for_exit {
+            let (stdout, child_stdout) = pipe()?;
+            let (stderr, child_stderr) = pipe()?;
+            if !request.keep {
+                let kept = [stdout.try_clone()?, stderr.try_clone()?];
+                let stdout = Inlet::new(stdout, registry, token(STDOUT))?;
+                let stderr = Inlet::new(stderr, registry, token(STDERR))?;
+                wires.output = Output::new(request, stdout, stderr, progress);
+                wires.kept = Some(kept);
+            } else {
+                wires.kept = Some([stdout, stderr]);
+            }
+            if let Streams::Pipes { output, .. } = &mut wires.streams {
+                *output = Some((child_stdout, child_stderr));
+            }
+        }
+        Ok(wires)
+    }
+}
+
+impl Output {
+    fn new(request: &agent::Execute, stdout: Inlet, stderr: Inlet, progress: &Rc<Shared>) -> Self {
+        if request.stream_output {
+            let stdout = Source::new(stdout, Stream::Stdout).counted(progress, STDOUT);
+            let stderr = Source::new(stderr, Stream::Stderr).counted(progress, STDERR);
+            return Self::Sent(Sources::new(vec![stdout, stderr]));
+        }
+        let limit = usize::try_from(request.max_output_bytes).unwrap_or(MAX_OUTPUT);
+        Self::Kept {
+            stdout,
+            stderr,
+            limit: if limit == 0 {
+                MAX_OUTPUT
+            } else {
+                limit.min(MAX_OUTPUT)
+            },
+            answer: agent::ExecuteResponse::default(),
+        }
     }
 }
 

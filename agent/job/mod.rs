@@ -3,14 +3,19 @@
 //! The loop never waits for a child. A child ends by itself, or is asked to, or is killed; then its
 //! request is answered, once. [`Job::answer`] is the one door out.
 
+mod ask;
 mod command;
 mod descendants;
 mod exec;
 mod keeper;
+mod kept;
 mod pipe;
 mod read;
+mod replay;
+mod ring;
 mod sink;
 mod source;
+mod worker;
 
 mod write;
 
@@ -18,6 +23,7 @@ pub use pipe::Inlet;
 
 use std::fs::File;
 use std::io::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use mio::{Registry, Token};
@@ -45,6 +51,8 @@ const GRACE: Duration = keeper::GRACE.saturating_mul(2);
 /// The table.
 #[derive(Debug)]
 pub struct Jobs {
+    /// Where commands are kept that outlive the session.
+    root: kept::Root,
     slots: Vec<Option<Job>>,
     first_token: usize,
     /// Where the next chunk is looked for first, so that every stream gets its turn.
@@ -66,6 +74,7 @@ enum Work {
     Exec(Box<exec::Exec>),
     Read(read::Read),
     Write(write::Write),
+    Send(worker::Worker),
 }
 
 /// How far the child is from its end.
@@ -85,7 +94,6 @@ enum Life {
 /// Why a child has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Why {
-    TimedOut,
     Cancelled,
     /// The host sent a chunk out of order, or more than it was allowed.
     BrokenStream,
@@ -95,8 +103,10 @@ enum Why {
 
 impl Jobs {
     /// An empty table whose pipes have tokens from `first_token` on.
-    pub const fn new(first_token: usize) -> Self {
+    /// Commands that outlive the session are kept below the directory `run`.
+    pub fn new(first_token: usize, run: &Path) -> Self {
         Self {
+            root: kept::Root::new(run),
             slots: Vec::new(),
             first_token,
             next: 0,
@@ -112,7 +122,6 @@ impl Jobs {
         &mut self,
         id: MessageId,
         request: &Body,
-        now: Time,
         registry: &Registry,
     ) -> Result<(), Failure> {
         if self.slots.iter().flatten().any(|job| job.id == id) {
@@ -133,12 +142,24 @@ impl Jobs {
         let token = |pipe| Token(first + pipe);
         let (pid, work) = match request {
             Body::Execute(request) => {
-                let (pid, exec) = exec::Exec::start(request, now, registry, token)?;
+                let (pid, exec) = exec::Exec::start(request, &self.root, registry, token)?;
                 (pid, Work::Exec(Box::new(exec)))
             }
             Body::ReadFile(request) => {
                 let (pid, read) = read::Read::start(request, registry, token)?;
                 (pid, Work::Read(read))
+            }
+            Body::AttachJob(request) => {
+                let (pid, worker) = replay::start(request, &self.root, registry, token)?;
+                (pid, Work::Send(worker))
+            }
+            Body::ListJobs(_) => {
+                let (pid, worker) = ask::list(&self.root, registry, token)?;
+                (pid, Work::Send(worker))
+            }
+            Body::KillJob(request) => {
+                let (pid, worker) = ask::kill(request, &self.root, registry, token)?;
+                (pid, Work::Send(worker))
             }
             Body::WriteFile(request) => {
                 let (pid, write) = write::Write::start(request, registry, token)?;
@@ -168,6 +189,7 @@ impl Jobs {
                 Work::Exec(exec) => exec.on_ready(at % PIPES),
                 Work::Read(read) => read.on_ready(at % PIPES),
                 Work::Write(write) => write.on_ready(at % PIPES),
+                Work::Send(worker) => worker.on_ready(at % PIPES),
             }
         }
     }
@@ -182,6 +204,7 @@ impl Jobs {
         match &mut job.work {
             Work::Exec(exec) => exec.finish(),
             Work::Read(read) => read.data.finish(),
+            Work::Send(worker) => worker.sources.finish(),
             Work::Write(_) => {}
         }
     }
@@ -193,7 +216,7 @@ impl Jobs {
         let received = match &mut job.work {
             Work::Exec(exec) => exec.receive(chunk),
             Work::Write(write) => write.receive(chunk),
-            Work::Read(_) => Err(Fault::Overspent),
+            Work::Read(_) | Work::Send(_) => Err(Fault::Overspent),
         };
         if received.is_err() {
             job.end(now, Why::BrokenStream);
@@ -205,6 +228,7 @@ impl Jobs {
         match self.find(id).map(|job| &mut job.work) {
             Some(Work::Exec(exec)) => exec.allow(stream, total),
             Some(Work::Read(read)) => read.data.allow(stream, total),
+            Some(Work::Send(worker)) => worker.sources.allow(stream, total),
             Some(Work::Write(_)) | None => {}
         }
     }
@@ -220,6 +244,15 @@ impl Jobs {
     pub fn on_cancel(&mut self, now: Time, id: &MessageId) {
         if let Some(job) = self.find(id) {
             job.end(now, Why::Cancelled);
+        }
+    }
+
+    /// The agent is about to end. Commands are left to their keepers, but for those on a terminal: it
+    /// may be one of them that has it end, to install another. All else ends.
+    pub fn leave(&mut self) {
+        for slot in &mut self.slots {
+            // Its keeper sees that nobody is at the other end.
+            slot.take_if(|job| matches!(job.work, Work::Exec(_)));
         }
     }
 
@@ -248,11 +281,11 @@ impl Jobs {
     }
 
     /// Moves bytes and answers what is done. True: there is more to read without another event.
-    pub fn turn(&mut self, now: Time, guest: &mut Guest) -> bool {
+    pub fn turn(&mut self, guest: &mut Guest) -> bool {
         let mut more = false;
         for slot in &mut self.slots {
             let Some(job) = slot else { continue };
-            match job.turn(now, guest) {
+            match job.turn(guest) {
                 Turn::Waits => {}
                 Turn::HasMore => more = true,
                 Turn::Done => *slot = None,
@@ -307,16 +340,14 @@ impl Life {
 
 impl Job {
     fn poll_timeout(&self) -> Option<Time> {
-        match (self.life, &self.work) {
-            (Life::Running, Work::Exec(exec)) => exec.deadline,
-            (Life::Ending { until, .. } | Life::Killed { until, .. }, _) => Some(until),
-            _ => None,
+        match self.life {
+            Life::Ending { until, .. } | Life::Killed { until, .. } => Some(until),
+            Life::Running | Life::Ended { .. } => None,
         }
     }
 
     fn on_timeout(&mut self, now: Time) {
         match self.life {
-            Life::Running => self.end(now, Why::TimedOut),
             Life::Ending { why, .. } => {
                 process::signal_group(self.pid, Signal::KILL);
                 self.life = Life::Killed {
@@ -330,7 +361,7 @@ impl Job {
                     why: Some(why),
                 };
             }
-            Life::Ended { .. } => {}
+            Life::Running | Life::Ended { .. } => {}
         }
     }
 
@@ -353,8 +384,8 @@ impl Job {
             }
         }
         match &mut self.work {
-            Work::Exec(exec) => exec.end(why == Why::SessionOver),
-            Work::Read(_) => process::signal_group(self.pid, Signal::KILL),
+            Work::Exec(exec) => exec.hang_up(),
+            Work::Read(_) | Work::Send(_) => process::signal_group(self.pid, Signal::KILL),
             // It removes its temporary file and ends.
             Work::Write(write) => write.feed.abandon(),
         }
@@ -368,26 +399,26 @@ impl Job {
     fn pull(&mut self, guest: &mut Guest, buffer: &mut Vec<u8>) -> bool {
         let why = self.life.why();
         match &mut self.work {
-            Work::Exec(exec) if why.is_none() || why == Some(Why::TimedOut) => {
-                exec.pull(&self.id, guest, buffer)
-            }
+            Work::Exec(exec) if why.is_none() => exec.pull(&self.id, guest, buffer),
             Work::Read(read) if why.is_none() => read.data.pull(&self.id, guest, buffer),
+            Work::Send(worker) if why.is_none() => worker.sources.pull(&self.id, guest, buffer),
             _ => false,
         }
     }
 
-    fn turn(&mut self, now: Time, guest: &mut Guest) -> Turn {
+    fn turn(&mut self, guest: &mut Guest) -> Turn {
         match &mut self.work {
             Work::Exec(exec) => {
                 if let Some(total) = exec.turn() {
                     guest.grant(&self.id, Stream::Stdin, total);
                 }
                 if let Some(started) = exec.poll_started() {
-                    self.answer(guest, Ok(started));
+                    self.answer(guest, Ok(Body::ExecuteResponse(started)));
                     return Turn::Done;
                 }
             }
             Work::Read(read) => read.result.gather(),
+            Work::Send(worker) => worker.result.gather(),
             Work::Write(write) => {
                 write.result.gather();
                 if let Some(total) = write.feed.turn() {
@@ -405,14 +436,14 @@ impl Job {
             return Turn::Done;
         }
         let is_drained = match &mut self.work {
-            // What was written before the end of its time is worth having.
-            Work::Exec(exec) if why.is_none() || why == Some(Why::TimedOut) => {
+            Work::Exec(exec) if why.is_none() => {
                 if exec.has_more() {
                     return Turn::HasMore;
                 }
                 exec.is_drained()
             }
             Work::Read(read) if why.is_none() => read.is_drained(),
+            Work::Send(worker) if why.is_none() => worker.is_drained(),
             _ => true,
         };
         if !is_drained {
@@ -421,13 +452,13 @@ impl Job {
         if !guest.has_room(ANSWER_ROOM) {
             return Turn::Waits;
         }
-        let answer = self.outcome(ended, why, now);
+        let answer = self.outcome(ended, why);
         self.answer(guest, answer);
         Turn::Done
     }
 
     /// What a child that has ended leaves to be answered.
-    fn outcome(&mut self, ended: Ended, why: Option<Why>, now: Time) -> Result<Body, Failure> {
+    fn outcome(&mut self, ended: Ended, why: Option<Why>) -> Result<Body, Failure> {
         let cancelled = || match why {
             Some(Why::BrokenStream) => Failure::new(
                 Code::Invalid,
@@ -436,12 +467,11 @@ impl Job {
             _ => Failure::new(Code::Cancelled, "cancelled"),
         };
         match &mut self.work {
-            Work::Exec(exec) if why.is_none() || why == Some(Why::TimedOut) => {
-                exec.answer(why.is_some(), now)
-            }
+            Work::Exec(exec) if why.is_none() => exec.answer(),
             Work::Exec(_) => Err(cancelled()),
-            Work::Read(_) if why.is_some() => Err(cancelled()),
+            Work::Read(_) | Work::Send(_) if why.is_some() => Err(cancelled()),
             Work::Read(read) => read.result.take(ended),
+            Work::Send(worker) => worker.result.take(ended),
             Work::Write(write) => match write.result.take(ended) {
                 Err(_) if why.is_some() => Err(cancelled()),
                 answer => answer,

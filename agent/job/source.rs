@@ -2,11 +2,14 @@
 //! terminal, into chunks, as far as the host's credit goes. What is not read stays in the pipe, and
 //! stops the child.
 
+use std::rc::Rc;
+
 use quantix::credit::SendCredit;
 use quantix::guest::Guest;
 use quantix::ids::MessageId;
 use quantix::limits::CHUNK;
 use quantix::message::{Stream, agent};
+use quantix::rt::sys::shared::Shared;
 
 use super::pipe::{Got, Inlet};
 
@@ -18,6 +21,19 @@ pub struct Source {
     credit: SendCredit,
     /// The longest chunk, in bytes.
     chunk: usize,
+    /// Where a keeper sees how much was read, and in which place.
+    progress: Option<(Rc<Shared>, usize)>,
+    framing: Framing,
+}
+
+/// What is in the pipe.
+#[derive(Debug)]
+enum Framing {
+    /// The stream's bytes.
+    Bytes,
+    /// Records, as [`replay`](super::replay) has them: of the present one so many bytes are left, and
+    /// so many were lost in front of what is next.
+    Records { left: usize, skipped: u64 },
 }
 
 impl Source {
@@ -28,7 +44,24 @@ impl Source {
             stream,
             credit: SendCredit::default(),
             chunk: CHUNK,
+            progress: None,
+            framing: Framing::Bytes,
         }
+    }
+
+    /// From a child that writes records.
+    pub fn in_records(mut self) -> Self {
+        self.framing = Framing::Records {
+            left: 0,
+            skipped: 0,
+        };
+        self
+    }
+
+    /// Tells a keeper how much was read.
+    pub fn counted(mut self, progress: &Rc<Shared>, at: usize) -> Self {
+        self.progress = Some((Rc::clone(progress), at));
+        self
     }
 
     /// With chunks of at most `bytes`; 0: as much as one holds.
@@ -55,16 +88,38 @@ impl Source {
     /// Sends a chunk if there is one and the host takes it. True: it did, or found the end.
     pub fn pull(&mut self, id: &MessageId, guest: &mut Guest, buffer: &mut Vec<u8>) -> bool {
         let room = usize::try_from(self.credit.available()).unwrap_or(self.chunk);
-        let room = room.min(self.chunk);
+        let mut room = room.min(self.chunk);
         if !self.inlet.is_ready() || room == 0 {
             return false;
+        }
+        let mut skipped = 0;
+        if let Framing::Records {
+            left,
+            skipped: lost,
+        } = &mut self.framing
+        {
+            if *left == 0 {
+                let mut header = [0; 12];
+                match self.inlet.read(&mut header) {
+                    Got::Nothing => return false,
+                    // One write of the child's, so that it is there whole (PIPE_BUF, pipe(7)).
+                    Got::Bytes(_) => (*lost, *left) = record(&header),
+                    Got::End => return true,
+                }
+            }
+            skipped = std::mem::take(lost);
+            room = room.min(*left);
         }
         buffer.resize(room, 0);
         let n = match self.inlet.read(buffer) {
             Got::Bytes(n) => n,
-            Got::Nothing => return false,
+            Got::Nothing if skipped == 0 => return false,
+            Got::Nothing => 0,
             Got::End => return true,
         };
+        if let Framing::Records { left, .. } = &mut self.framing {
+            *left -= n;
+        }
         buffer.truncate(n);
         // The bytes go in and come back: one buffer serves all chunks.
         let chunk = agent::StreamChunk {
@@ -72,7 +127,11 @@ impl Source {
             offset: self.credit.spend(n),
             data: std::mem::take(buffer),
             eof: false,
+            skipped,
         };
+        if let Some((progress, at)) = &self.progress {
+            progress.set(*at, self.credit.sent());
+        }
         *buffer = guest.send_chunk(id, chunk).data;
         true
     }
@@ -87,5 +146,68 @@ impl Source {
     pub fn is_drained(&mut self) -> bool {
         self.inlet.end_if_empty();
         self.inlet.is_ended()
+    }
+}
+
+/// How many bytes were lost, and how many follow.
+fn record(header: &[u8; 12]) -> (u64, usize) {
+    let (skipped, length) = header.split_at(8);
+    let number = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    };
+    (
+        number(skipped),
+        usize::try_from(number(length)).unwrap_or(0),
+    )
+}
+
+/// The streams of one child, by the numbers of its pipes. Each has its turn.
+#[derive(Debug)]
+pub struct Sources {
+    all: Vec<Source>,
+    next: usize,
+}
+
+impl Sources {
+    /// These.
+    pub const fn new(all: Vec<Source>) -> Self {
+        Self { all, next: 0 }
+    }
+
+    /// As [`Source::on_ready`], for one of them.
+    pub fn on_ready(&mut self, at: usize) {
+        if let Some(source) = self.all.get_mut(at) {
+            source.on_ready();
+        }
+    }
+
+    /// As [`Source::allow`].
+    pub fn allow(&mut self, stream: Stream, total: u64) {
+        for source in &mut self.all {
+            source.allow(stream, total);
+        }
+    }
+
+    /// As [`Source::pull`], of the next that has something.
+    pub fn pull(&mut self, id: &MessageId, guest: &mut Guest, buffer: &mut Vec<u8>) -> bool {
+        for _ in 0..self.all.len() {
+            self.next = (self.next + 1) % self.all.len();
+            if self.all[self.next].pull(id, guest, buffer) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// As [`Source::finish`].
+    pub fn finish(&mut self) {
+        self.all.iter_mut().for_each(Source::finish);
+    }
+
+    /// As [`Source::is_drained`], of all.
+    pub fn is_drained(&mut self) -> bool {
+        self.all.iter_mut().all(Source::is_drained)
     }
 }

@@ -210,6 +210,7 @@ fn upload(
                 offset: credit.spend(read),
                 data: buffer[..read].to_vec(),
                 eof: ended,
+                ..Default::default()
             };
             client.tell_agent(id, vm, Body::StreamChunk(chunk))?;
         }

@@ -3,9 +3,10 @@
 use std::io::{self, IsTerminal, Write};
 
 use quantix::message::{Body, agent};
+use quantix::rt::random;
 
 use super::client::unexpected;
-use super::live::{self, Input, Output};
+use super::live::{self, Asked, Input, Life, Output};
 use super::options::Typed;
 use super::run::print_json;
 use super::{Trouble, client, print, report, terminal, utf8, vm};
@@ -32,7 +33,8 @@ pub fn exec(typed: &Typed) -> Result<u8, Trouble> {
             .number("timeout")
             .map_err(Trouble::Usage)?
             .unwrap_or(0),
-        wait_for_exit: !typed.has("detach"),
+        wait_for_exit: true,
+        keep: typed.has("detach"),
         ..Default::default()
     };
     for word in words {
@@ -44,13 +46,21 @@ pub fn exec(typed: &Typed) -> Result<u8, Trouble> {
             .ok_or_else(|| usage("--env takes KEY=VALUE"))?;
         request.environment.insert(key.to_owned(), value.to_owned());
     }
-    let mut client = client(typed)?;
     if typed.has("detach") {
+        if typed.has("interactive") || typed.has("tty") {
+            return Err(usage(
+                "--detach leaves the command without us: no -i, no -t",
+            ));
+        }
+        let mut client = client(typed)?;
         let id = client.ask_agent(name, Body::Execute(request))?;
         let Body::ExecuteResponse(answer) = client.wait_agent(id)? else {
             return Err(unexpected());
         };
-        return show_outcome(typed, name, &answer);
+        if typed.has("json") {
+            return print_json(&report::started_json(name, &answer));
+        }
+        return print(&format!("{}\n", answer.job));
     }
     let input = match (typed.has("interactive"), typed.has("tty")) {
         (_, true) if io::stdin().is_terminal() => Input::Terminal,
@@ -64,7 +74,23 @@ pub fn exec(typed: &Typed) -> Result<u8, Trouble> {
         true => Output::Kept,
         false => Output::Shown,
     };
-    let answer = live::run(&mut client, name, Body::Execute(request), input, &output)?;
+    // What the agent's end has cut off from its input would not be the same afterwards.
+    let life = match input {
+        Input::None => Life::Found(format!("{:016x}", random::number())),
+        Input::Stdin | Input::Terminal => Life::Tied,
+    };
+    if let Life::Found(token) = &life {
+        request.token.clone_from(token);
+    }
+    let asked = Asked {
+        vm: name,
+        request: Body::Execute(request),
+        input,
+        output,
+        life,
+        from: [0, 0],
+    };
+    let answer = live::run(&|| client(typed), asked)?;
     show_outcome(typed, name, &answer)
 }
 
@@ -86,9 +112,15 @@ pub fn shell(typed: &Typed) -> Result<u8, Trouble> {
         login_shell: true,
         ..Default::default()
     };
-    let mut client = client(typed)?;
-    let request = Body::Execute(request);
-    let answer = live::run(&mut client, name, request, input, &Output::Shown)?;
+    let asked = Asked {
+        vm: name,
+        request: Body::Execute(request),
+        input,
+        output: Output::Shown,
+        life: Life::Tied,
+        from: [0, 0],
+    };
+    let answer = live::run(&|| client(typed), asked)?;
     show_outcome(typed, name, &answer)
 }
 
@@ -102,7 +134,12 @@ fn our_terminal() -> agent::Terminal {
     }
 }
 
-fn show_outcome(typed: &Typed, name: &str, answer: &agent::ExecuteResponse) -> Result<u8, Trouble> {
+/// What a command's end means for us.
+pub fn show_outcome(
+    typed: &Typed,
+    name: &str,
+    answer: &agent::ExecuteResponse,
+) -> Result<u8, Trouble> {
     let status = match answer {
         answer if answer.timed_out => 124,
         answer => u8::try_from(answer.exit_code).unwrap_or(255),
@@ -110,9 +147,6 @@ fn show_outcome(typed: &Typed, name: &str, answer: &agent::ExecuteResponse) -> R
     if typed.has("json") {
         print_json(&report::exec_json(name, answer))?;
         return Ok(status);
-    }
-    if typed.has("detach") {
-        return print(&format!("{}\n", answer.pid));
     }
     io::stdout().write_all(&answer.stdout)?;
     io::stdout().flush()?;

@@ -8,12 +8,15 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use quantix::credit::{ReceiveCredit, SendCredit};
 use quantix::error::{Code, Failure};
 use quantix::limits::CHUNK;
 use quantix::message::{Body, Stream, agent};
-use quantix::rt::sys::fd::{Wait, wait};
+use quantix::rt::clock;
+use quantix::rt::sys::fd::{Wait, rest, wait};
+use quantix::time::Time;
 
 use super::Trouble;
 use super::client::{Client, unexpected};
@@ -49,13 +52,38 @@ const AT_ONCE: usize = 4096;
 /// This many times Ctrl-C is the command's to act on; once more, and it is ended.
 const INTERRUPTS: u32 = 2;
 
-/// Runs a command to its end; what it wrote is in the answer if it was to be kept.
+/// What becomes of a command when nobody here waits for it any more, and how it is found again.
+#[derive(Clone, Debug)]
+pub enum Life {
+    /// It is hung up; there is no second chance.
+    Tied,
+    /// It is hung up when we leave, but may outlive its agent: by this token it is found again.
+    Found(String),
+    /// It is kept, under this number. Ctrl-C only leaves it.
+    Kept(u32),
+}
+
+/// What is asked, and how it is shown.
+pub struct Asked<'a> {
+    pub vm: &'a str,
+    pub request: Body,
+    pub input: Input,
+    pub output: Output,
+    pub life: Life,
+    /// The first byte wanted of stdout and stderr.
+    pub from: [u64; 2],
+}
+
+/// How long a command is looked for whose channel, agent or daemon was lost.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Runs or follows a command to its end; what it wrote is in the answer if it was to be kept.
 pub fn run(
-    client: &mut Client,
-    vm: &str,
-    request: Body,
-    input: Input,
-    output: &Output,
+    connect: &dyn Fn() -> Result<Client, Trouble>,
+    asked: Asked,
 ) -> Result<agent::ExecuteResponse, Trouble> {
     let signals = Signals::catch().map_err(|e| Trouble::Local(format!("signals: {e}")))?;
     // Without the standard library's buffers, which would hold back what poll(2) looks for.
@@ -64,27 +92,105 @@ pub fn run(
         stdout: own(&io::stdout())?,
         stderr: own(&io::stderr())?,
     };
-    let id = client.ask_agent(vm, request)?;
+    let mut client = connect()?;
     let mut live = Live {
+        vm: asked.vm,
+        id: client.ask_agent(asked.vm, asked.request)?,
         client,
-        vm,
-        id,
-        input: Feed::new(input),
+        input: Feed::new(asked.input),
         streams: [
-            Show::new(Stream::Stdout, output),
-            Show::new(Stream::Stderr, output),
+            Show::new(Stream::Stdout, asked.from[0], &asked.output),
+            Show::new(Stream::Stderr, asked.from[1], &asked.output),
         ],
+        follows: matches!(asked.life, Life::Kept(_)),
+        life: asked.life,
         answer: None,
         interrupts: 0,
     };
-    let raw = match input {
+    let raw = match asked.input {
         Input::Terminal => Some(terminal::Raw::enter().map_err(Trouble::Local)?),
         _ => None,
     };
-    let done = live.run(&ours, &signals);
+    let mut away: Option<Away> = None;
+    let done = loop {
+        let trouble = match live.run(&ours, &signals) {
+            Ok(answer) => break Ok(answer),
+            Err(trouble) => trouble,
+        };
+        let now = clock::now();
+        away = match away.filter(|_| !live.moved()) {
+            None if live.may_come_back(&trouble) => Some(Away::new(now, trouble)),
+            None => break Err(trouble),
+            Some(away) => match away.again(now, &trouble) {
+                Ok(away) => Some(away),
+                Err(first) => break Err(first),
+            },
+        };
+        rest(PAUSE);
+        if let Ok(client) = connect() {
+            live.look_again(client)?;
+        }
+    };
     // The terminal is itself again before anything else is said.
     drop(raw);
     done
+}
+
+/// A command that was lost and is looked for.
+struct Away {
+    until: Time,
+    looks: u32,
+    /// How often nothing was there to be asked: once more than a few times, and the VM is off.
+    refused: u32,
+    /// What has happened.
+    first: Trouble,
+}
+
+/// See [`Away`].
+const REFUSED: u32 = 3;
+
+impl Away {
+    fn new(now: Time, first: Trouble) -> Self {
+        Self {
+            until: now + PATIENCE,
+            looks: 0,
+            refused: 0,
+            first,
+        }
+    }
+
+    /// It was looked for in vain. An error: it will not be found, and why it was lost at first.
+    fn again(mut self, now: Time, trouble: &Trouble) -> Result<Self, Trouble> {
+        self.looks += u32::from(is_away(trouble));
+        self.refused += u32::from(is_lost(trouble));
+        let may_come = is_lost(trouble) || is_away(trouble);
+        if !may_come || self.refused > REFUSED || self.until <= now {
+            return Err(self.first);
+        }
+        // Most often it is back at once, and nothing need be said.
+        if self.looks == 1 {
+            let first = &self.first;
+            let _ = writeln!(
+                io::stderr(),
+                "qx-node: {first}; waiting for the guest to come back, Ctrl-C leaves"
+            );
+        }
+        Ok(self)
+    }
+}
+
+/// The channel, or the agent, was lost.
+const fn is_lost(trouble: &Trouble) -> bool {
+    matches!(trouble, Trouble::Failed(failure) if matches!(failure.code, Code::Disconnected))
+}
+
+/// The agent or the daemon is not yet back.
+const fn is_away(trouble: &Trouble) -> bool {
+    match trouble {
+        Trouble::NoDaemon(_) => true,
+        Trouble::Failed(failure) => matches!(failure.code, Code::TimedOut),
+        _ => false,
+    }
 }
 
 /// Our own streams.
@@ -95,9 +201,12 @@ struct Ours {
 }
 
 struct Live<'a> {
-    client: &'a mut Client,
+    client: Client,
     vm: &'a str,
     id: u64,
+    life: Life,
+    /// We only look at the command, and it goes on without us.
+    follows: bool,
     input: Feed,
     streams: [Show; 2],
     answer: Option<agent::ExecuteResponse>,
@@ -105,6 +214,40 @@ struct Live<'a> {
 }
 
 impl Live<'_> {
+    /// Whether this trouble is one that the command may have outlived.
+    fn may_come_back(&self, trouble: &Trouble) -> bool {
+        match &self.life {
+            Life::Tied => false,
+            // A daemon that is lost hangs it up.
+            Life::Found(_) => is_lost(trouble),
+            Life::Kept(_) => is_lost(trouble) || matches!(trouble, Trouble::NoDaemon(_)),
+        }
+    }
+
+    /// Asks for the rest, in a session of its own.
+    fn look_again(&mut self, client: Client) -> Result<(), Trouble> {
+        let [stdout, stderr] = &mut self.streams;
+        let mut request = agent::AttachJob {
+            stdout_from: stdout.again(),
+            stderr_from: stderr.again(),
+            ..Default::default()
+        };
+        match &self.life {
+            Life::Tied => {}
+            Life::Found(token) => request.token.clone_from(token),
+            Life::Kept(job) => request.job = *job,
+        }
+        self.follows = true;
+        self.client = client;
+        self.id = self.client.ask_agent(self.vm, Body::AttachJob(request))?;
+        Ok(())
+    }
+
+    /// Something has come since the last look.
+    fn moved(&self) -> bool {
+        self.streams.iter().any(|show| show.credit.received() > 0)
+    }
+
     fn run(&mut self, ours: &Ours, signals: &Signals) -> Result<agent::ExecuteResponse, Trouble> {
         loop {
             self.listen()?;
@@ -124,7 +267,7 @@ impl Live<'_> {
             let [out, err] = &self.streams;
             let running = self.answer.is_none();
             let mut waits = [
-                Wait::read_any(running.then_some(&*self.client)),
+                Wait::read_any(running.then_some(&self.client)),
                 Wait::read(&signals.stream),
                 Wait::read_any((running && self.input.wants()).then_some(&ours.stdin)),
                 Wait::write_any((!out.is_empty()).then_some(&ours.stdout)),
@@ -208,6 +351,10 @@ impl Live<'_> {
     }
 
     fn on_signal(&mut self, caught: Caught) -> Result<(), Trouble> {
+        if self.follows && caught != Caught::Resize {
+            let why = format!("left; it goes on, `qx-node jobs {}` lists it", self.vm);
+            return Err(Trouble::Failed(Failure::new(Code::Cancelled, why)));
+        }
         match caught {
             Caught::Resize => {
                 if self.input.is_terminal()
@@ -293,6 +440,7 @@ impl Feed {
             offset: self.credit.spend(data.len()),
             eof: self.ended,
             data,
+            ..Default::default()
         };
         let empty = chunk.data.is_empty() && !chunk.eof;
         Ok(((!empty).then_some(chunk), leave))
@@ -302,6 +450,8 @@ impl Feed {
 /// One of the command's streams on its way to ours.
 struct Show {
     stream: Stream,
+    /// The next byte that is to come, counted from the command's begin.
+    cursor: u64,
     credit: ReceiveCredit,
     queue: VecDeque<Vec<u8>>,
     /// Bytes of the first that are written.
@@ -313,9 +463,10 @@ struct Show {
 }
 
 impl Show {
-    fn new(stream: Stream, output: &Output) -> Self {
+    fn new(stream: Stream, from: u64, output: &Output) -> Self {
         Self {
             stream,
+            cursor: from,
             credit: ReceiveCredit::default(),
             queue: VecDeque::new(),
             at: 0,
@@ -332,6 +483,15 @@ impl Show {
     fn push(&mut self, chunk: agent::StreamChunk) -> Result<(), Trouble> {
         let received = self.credit.receive(chunk.offset, chunk.data.len());
         received.map_err(|_| unexpected())?;
+        self.cursor += chunk.skipped + chunk.data.len() as u64;
+        if chunk.skipped > 0 {
+            let (lost, name) = (chunk.skipped, self.stream.as_str_name());
+            let name = name.trim_start_matches("STREAM_").to_lowercase();
+            let _ = writeln!(
+                io::stderr(),
+                "qx-node: {lost} bytes of {name} are lost: overwritten before they were read"
+            );
+        }
         if self.keep {
             let room = (MAX_KEPT / 2).saturating_sub(self.kept.len());
             let kept = chunk.data.len().min(room);
@@ -364,6 +524,13 @@ impl Show {
             Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()),
             Err(e) => Err(Trouble::from(e)),
         }
+    }
+
+    /// The stream goes on in another request: where.
+    fn again(&mut self) -> u64 {
+        // What still waits here will count in the new request: once, its sender may be that much ahead.
+        self.credit = ReceiveCredit::default();
+        self.cursor
     }
 
     fn drop_all(&mut self) {

@@ -4,6 +4,7 @@ mod client;
 mod copy;
 mod events;
 mod exec;
+mod jobs;
 mod live;
 mod options;
 mod render;
@@ -128,6 +129,9 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "events" => events::events(typed),
         "exec" => exec::exec(typed),
         "shell" => exec::shell(typed),
+        "jobs" => jobs::jobs(typed),
+        "attach" => jobs::attach(typed),
+        "kill" => jobs::kill(typed),
         "cp" => copy::cp(typed),
         "cat" => copy::cat(typed),
         "channel" => run::channel(typed),
@@ -158,7 +162,7 @@ fn finish(name: &str, outcome: Result<u8, Trouble>) -> ExitCode {
     };
     let status = match (&trouble, name) {
         (Trouble::Usage(_) | Trouble::OutputClosed, _) | (_, "serve") => trouble.status(),
-        (_, "exec" | "shell") => 125,
+        (_, "exec" | "shell" | "attach") => 125,
         _ => trouble.status(),
     };
     let next = match &trouble {
@@ -224,7 +228,7 @@ fn vm(typed: &Typed, behind: usize) -> Result<(&str, &[OsString]), Trouble> {
 fn missing(typed: &Typed, behind: usize) -> String {
     match (typed.words.len(), behind) {
         (0, _) => "which VM?".to_owned(),
-        _ => "which file of the guest?".to_owned(),
+        _ => "a word is missing behind the VM".to_owned(),
     }
 }
 

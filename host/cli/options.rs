@@ -129,7 +129,11 @@ pub const COMMANDS: &[Command] = &[
                 "SECONDS",
                 "kill it after so many whole seconds (default: never)",
             ),
-            flag("detach", None, "do not wait for it: print its process id"),
+            flag(
+                "detach",
+                None,
+                "keep it, whoever leaves: print its job number",
+            ),
             JSON,
             CONTROL,
             DIRECT,
@@ -141,6 +145,38 @@ pub const COMMANDS: &[Command] = &[
         about: "log in: a shell on a terminal; Enter ~. leaves it, as in ssh",
         options: &[
             option("user", "USER", "as this user (default: root)"),
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "jobs",
+        usage: "VM",
+        about: "list the commands that are kept: those of exec --detach, and ended",
+        options: &[JSON, CONTROL, DIRECT],
+    },
+    Command {
+        name: "attach",
+        usage: "VM JOB",
+        about: "show what a kept command writes, until it ends; Ctrl-C leaves it",
+        options: &[
+            option(
+                "from",
+                "OUT[,ERR]",
+                "from this byte of stdout, of stderr (default: 0,0)",
+            ),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "kill",
+        usage: "VM JOB",
+        about: "end a kept command and all that it has started",
+        options: &[
+            option("signal", "SIGNAL", "only send it this signal: HUP, USR1, 9"),
+            JSON,
             CONTROL,
             DIRECT,
         ],

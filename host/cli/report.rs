@@ -362,16 +362,19 @@ pub fn telemetry_json(name: &str, t: &Telemetry, age_ms: u64) -> Value {
 
 /// `qx-node exec --json`
 pub fn exec_json(name: &str, answer: &ExecuteResponse) -> Value {
-    if answer.pid > 0 {
-        return json!({ "vm": name, "pid": answer.pid });
-    }
     json!({
         "vm": name,
         "exit_code": answer.exit_code,
+        "signal": Some(answer.signal).filter(|signal| *signal > 0),
         "stdout": String::from_utf8_lossy(&answer.stdout),
         "stderr": String::from_utf8_lossy(&answer.stderr),
         "truncated": answer.truncated,
         "timed_out": answer.timed_out,
         "duration_ms": answer.duration_ms,
     })
+}
+
+/// `qx-node exec --detach`
+pub fn started_json(name: &str, answer: &ExecuteResponse) -> Value {
+    json!({ "vm": name, "job": answer.job, "pid": answer.pid })
 }

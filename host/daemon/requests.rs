@@ -153,7 +153,10 @@ impl Daemon {
             Some(Body::Execute(execute)) if execute.timeout_seconds > 0 => {
                 Some(Duration::from_secs(execute.timeout_seconds.into()) + LATE)
             }
-            Some(Body::Execute(_) | Body::ReadFile(_) | Body::WriteFile(_)) => None,
+            Some(
+                Body::Execute(_) | Body::AttachJob(_) | Body::ReadFile(_) | Body::WriteFile(_),
+            ) => None,
+            Some(Body::ListJobs(_) | Body::KillJob(_)) => Some(QUESTION),
             _ => return self.refuse(client, request, &unknown_request()),
         };
         let in_flight = self
@@ -375,6 +378,9 @@ impl Daemon {
         Failure::new(Code::NotFound, why)
     }
 }
+
+/// A guest that is alive answers a question about its jobs by then; the end of one takes 5 s at most.
+const QUESTION: Duration = Duration::from_secs(20);
 
 /// Bytes after which a list of VMs goes on in another message. One VM has at most
 /// 70 KiB, so that a message stays below its limit.

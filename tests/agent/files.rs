@@ -450,6 +450,7 @@ fn a_chunk_over_the_credit_is_refused_and_nothing_is_changed() {
             offset,
             data: noise(120_000),
             eof: false,
+            ..Default::default()
         };
         offset += 120_000;
         let body = quantix::message::message("w", Body::StreamChunk(chunk));

@@ -250,7 +250,7 @@ impl Peer {
                             stream: Stream::Data.into(),
                             offset: transfers.sent.spend(CHUNK),
                             data: vec![b'q'; CHUNK],
-                            eof: false,
+                            ..Default::default()
                         };
                         self.host.send_chunk(&transfers.upload, chunk);
                     }

@@ -241,6 +241,7 @@ fn a_client_that_breaks_a_streams_rules_is_disconnected() {
                 offset,
                 data: vec![b'x'; 100_000],
                 eof: false,
+                ..Default::default()
             };
             client.send_agent(1, "vm", Body::StreamChunk(chunk));
         }

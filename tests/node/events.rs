@@ -130,12 +130,15 @@ fn each_change_is_told_as_it_happens_until_the_daemon_ends() {
     let all = Follower::start(&node, &[]);
     let vm = node.vm("vm");
     assert!(all.line().contains("  vm  connecting  found /"));
-    assert!(all.line().contains("  vm  connecting -> ready"));
+    // The daemon may have found the socket before it listened.
+    until_so("it is ready", || {
+        all.line().contains("  vm  connecting -> ready")
+    });
     // One that comes later sees what is kept first.
     let mut one = Follower::start(&node, &["vm", "--json"]);
     let of = |line: String| -> Value { serde_json::from_str(&line).unwrap() };
     assert_eq!(of(one.line())["to"], "connecting");
-    assert_eq!(of(one.line())["to"], "ready");
+    until_so("it is ready", || of(one.line())["to"] == "ready");
     let other = node.relay("other");
     assert!(all.line().contains("  other  connecting"));
     fs::remove_file(node.socket("vm")).unwrap();

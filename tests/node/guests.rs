@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use quantix::message::{Body, message};
 
-use crate::util::agent::frame;
+use crate::util::agent::{frame, spawn};
 use crate::util::node::Node;
 use crate::util::relay::Mode;
 use crate::util::{pid_in, stopwatch, until, until_so};
@@ -94,7 +94,8 @@ fn an_agent_restarted_in_the_middle_of_a_request_leaves_it_undecided() {
     let (node, mut vm) = Node::with_vm("vm");
     let (pid, gate) = (node.dir.text("pid"), node.dir.text("gate"));
     let line = format!("echo $$ >> {pid}; until [ -e {gate} ]; do sleep 0.05; done");
-    let exec = node.begin(&["exec", "vm", "--", &line]);
+    // With an input, that the agent's end has cut off.
+    let exec = node.begin(&["exec", "-i", "vm", "--", &line]);
     pid_in(pid.as_ref());
     node.restart_agent(&mut vm);
     // The Ping of another client brings the news.
@@ -167,6 +168,7 @@ fn the_answer_of_a_stopped_agent_is_that_it_stops() {
     let pid = node.dir.text("pid");
     let exec = node.begin(&[
         "exec",
+        "-i",
         "vm",
         "--",
         &format!("echo $$ > {pid}; sleep 60 & wait"),
@@ -176,5 +178,9 @@ fn the_answer_of_a_stopped_agent_is_that_it_stops() {
     assert!(vm.agent.wait().success());
     let said = exec.end();
     assert!(said.trouble(125).contains("the agent is stopping"));
-    until_so("end of the command", || !crate::util::is_alive(command));
+    // It may be what has the agent stop, to install another.
+    assert!(crate::util::is_alive(command));
+    vm.agent = spawn(&node.dir, "vm.port", &[]);
+    node.run(&["kill", "vm", "1"]).fine();
+    assert!(!crate::util::is_alive(command));
 }

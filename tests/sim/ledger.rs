@@ -305,6 +305,6 @@ pub fn chunk(offset: u64, bytes: usize) -> agent::StreamChunk {
         stream: Stream::Data.into(),
         offset,
         data: vec![offset as u8; bytes],
-        eof: false,
+        ..Default::default()
     }
 }

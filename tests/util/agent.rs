@@ -59,7 +59,9 @@ pub fn spawn(dir: &Dir, port: &str, options: &[&str]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quantix-kvm-agent"));
     command
         .args(["--log", "stderr", "--port"])
-        .arg(dir.join(port));
+        .arg(dir.join(port))
+        .arg("--run-dir")
+        .arg(dir.join(&format!("{port}.run")));
     if !options.contains(&"--config") {
         let config = dir.file("agent.conf", "telemetry_interval = 0\nlog_level = debug\n");
         command.args(["--config", &config]);
@@ -264,6 +266,7 @@ impl Talk {
                 offset: offset as u64,
                 data: data.to_vec(),
                 eof,
+                ..Default::default()
             }),
         );
     }

@@ -14,7 +14,8 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -212,6 +213,8 @@ pub struct Running {
     child: Child,
     stdout: Option<thread::JoinHandle<Vec<u8>>>,
     stderr: Option<thread::JoinHandle<Vec<u8>>>,
+    /// Bytes of stdout so far.
+    written: Arc<AtomicUsize>,
 }
 
 impl Running {
@@ -228,11 +231,20 @@ impl Running {
         // It may end without reading all of it.
         thread::spawn(move || stdin.write_all(&input));
         let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let written = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&written);
         Self {
             child,
-            stdout: Some(thread::spawn(|| gather(stdout))),
-            stderr: Some(thread::spawn(|| gather(stderr))),
+            stdout: Some(thread::spawn(move || gather(stdout, &count))),
+            stderr: Some(thread::spawn(|| gather(stderr, &AtomicUsize::new(0)))),
+            written,
         }
+    }
+
+    /// Waits until it has written so many bytes to stdout.
+    #[track_caller]
+    pub fn wait_output(&mut self, bytes: usize) {
+        until_so("output", || self.written.load(Ordering::SeqCst) >= bytes);
     }
 
     pub fn has_ended(&mut self) -> bool {
@@ -263,9 +275,13 @@ impl Drop for Running {
     }
 }
 
-fn gather(mut from: impl Read) -> Vec<u8> {
+fn gather(mut from: impl Read, count: &AtomicUsize) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let _ = from.read_to_end(&mut bytes);
+    let mut buffer = [0; 64 * 1024];
+    while let Ok(n @ 1..) = from.read(&mut buffer) {
+        bytes.extend_from_slice(&buffer[..n]);
+        count.store(bytes.len(), Ordering::SeqCst);
+    }
     bytes
 }
 

@@ -85,6 +85,24 @@ pub fn execute_response() -> agent::ExecuteResponse {
     }
 }
 
+fn job() -> agent::Job {
+    agent::Job {
+        job: 3,
+        command: "make world".into(),
+        user: "build".into(),
+        pid: 4711,
+        keeper: 4710,
+        started: Some(WALL),
+        state: agent::JobState::Ended.into(),
+        exit_code: 143,
+        signal: 15,
+        duration_ms: 61_250,
+        stdout_bytes: 1_234_567,
+        stderr_bytes: 89,
+        ..Default::default()
+    }
+}
+
 /// All files with one message.
 pub fn all() -> Vec<Golden> {
     let mut all = session();
@@ -212,6 +230,91 @@ fn commands() -> Vec<Golden> {
             ),
         ),
         sealed(
+            "execute_kept",
+            "Host to guest: a command that outlives the session.",
+            2,
+            message(
+                REQUEST,
+                Body::Execute(agent::Execute {
+                    command: "make world".into(),
+                    timeout_seconds: 3600,
+                    wait_for_exit: true,
+                    keep: true,
+                    token: "0123456789abcdef".into(),
+                    ..Default::default()
+                }),
+            ),
+        ),
+        sealed(
+            "execute_kept_response",
+            "Guest to host: it has started.",
+            2,
+            message(
+                REQUEST,
+                Body::ExecuteResponse(agent::ExecuteResponse {
+                    pid: 4711,
+                    job: 3,
+                    ..Default::default()
+                }),
+            ),
+        ),
+        sealed(
+            "list_jobs",
+            "Host to guest: which commands are kept? The body is empty.",
+            2,
+            message(REQUEST, Body::ListJobs(agent::ListJobs {})),
+        ),
+        sealed(
+            "job_list",
+            "Guest to host: one command, which signal 15 has ended.",
+            2,
+            message(REQUEST, Body::JobList(agent::JobList { jobs: vec![job()] })),
+        ),
+        sealed(
+            "attach_job",
+            "Host to guest: the rest of what a kept command writes.",
+            2,
+            message(
+                REQUEST,
+                Body::AttachJob(agent::AttachJob {
+                    job: 3,
+                    stdout_from: 100_000,
+                    stderr_from: 12,
+                    ..Default::default()
+                }),
+            ),
+        ),
+        sealed(
+            "stream_chunk_skipped",
+            "Guest to host: 4096 bytes in front of these were overwritten before they were read.",
+            6,
+            message(
+                REQUEST,
+                Body::StreamChunk(agent::StreamChunk {
+                    stream: Stream::Stdout.into(),
+                    offset: 77,
+                    data: b"the end\n".to_vec(),
+                    skipped: 4096,
+                    ..Default::default()
+                }),
+            ),
+        ),
+        sealed(
+            "kill_job",
+            "Host to guest: SIGHUP for a kept command.",
+            2,
+            message(REQUEST, Body::KillJob(agent::KillJob { job: 3, signal: 1 })),
+        ),
+        sealed(
+            "kill_job_response",
+            "Guest to host: what became of it.",
+            2,
+            message(
+                REQUEST,
+                Body::KillJobResponse(agent::KillJobResponse { job: Some(job()) }),
+            ),
+        ),
+        sealed(
             "signal",
             "Host to guest: Ctrl-C for the command of this id.",
             5,
@@ -336,6 +439,7 @@ fn streams() -> Vec<Golden> {
                     offset: 1024,
                     data: b"\xFF\xFF\xFF\xFF\0\0\0\x10the end\n".to_vec(),
                     eof: true,
+                    ..Default::default()
                 }),
             ),
         ),

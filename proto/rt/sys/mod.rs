@@ -6,6 +6,7 @@ pub mod fd;
 pub mod ifaddrs;
 pub mod inotify;
 pub mod process;
+pub mod shared;
 pub mod sock_diag;
 pub mod socket;
 pub mod statvfs;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
 
 use super::check;
 
@@ -132,36 +132,48 @@ pub fn signal(pid: i32, signal: Signal) -> bool {
     unsafe { libc::kill(pid, signal.0) == 0 }
 }
 
-/// A descriptor that becomes readable when a child of this process ends (signalfd(2)). SIGCHLD is
-/// blocked from then on; for workers, which have no handler for it.
-///
-/// # Errors
-/// EMFILE.
-pub fn watch_children() -> io::Result<File> {
-    let mut set = empty_set();
-    // SAFETY: `set` is a valid signal set and lives for the length of the calls.
-    let fd = unsafe {
-        libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGCHLD);
-        check(libc::sigprocmask(
-            libc::SIG_BLOCK,
-            &raw const set,
-            std::ptr::null_mut(),
-        ))?;
-        check(libc::signalfd(
-            -1,
-            &raw const set,
-            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
-        ))?
-    };
-    // SAFETY: signalfd succeeded, so this descriptor is open and nobody else owns it.
-    Ok(unsafe { File::from_raw_fd(fd) })
+/// SIGCHLD and SIGTERM as readiness, for workers, which have no handlers (signalfd(2)).
+#[derive(Debug)]
+pub struct Watch(File);
+
+impl Watch {
+    /// Both are blocked from now on, and make this readable.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn new() -> io::Result<Self> {
+        let mut set = empty_set();
+        // SAFETY: `set` is a valid signal set and lives for the length of the calls.
+        let fd = unsafe {
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGCHLD);
+            libc::sigaddset(&raw mut set, libc::SIGTERM);
+            let old = std::ptr::null_mut();
+            check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, old))?;
+            let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+            check(libc::signalfd(-1, &raw const set, flags))?
+        };
+        // SAFETY: signalfd succeeded, so this descriptor is open and nobody else owns it.
+        Ok(Self(unsafe { File::from_raw_fd(fd) }))
+    }
+
+    /// Forgets what has come. True: a SIGTERM was among it.
+    pub fn take(&self) -> bool {
+        let mut terminated = false;
+        // Each is a signalfd_siginfo of 128 bytes, whose first field is the signal's number.
+        let mut one = [0; size_of::<libc::signalfd_siginfo>()];
+        while matches!(io::Read::read(&mut &self.0, &mut one), Ok(n) if n == one.len()) {
+            let number = one.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+            terminated |= number == Some(libc::SIGTERM.unsigned_abs());
+        }
+        terminated
+    }
 }
 
-/// Forgets what made [`watch_children`] readable.
-pub fn drain(children: &File) {
-    let mut buffer = [0; 4 * size_of::<libc::signalfd_siginfo>()];
-    while matches!(io::Read::read(&mut &*children, &mut buffer), Ok(n) if n > 0) {}
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// Makes this process the parent of those of its descendants whose own have ended.

@@ -206,6 +206,6 @@ pub fn chunk(offset: u64, size: usize) -> agent::StreamChunk {
         stream: Stream::Data.into(),
         offset,
         data: vec![b'c'; size],
-        eof: false,
+        ..Default::default()
     }
 }

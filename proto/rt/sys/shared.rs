@@ -1,0 +1,63 @@
+//! Numbers that a process and its forked child both see.
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::check;
+
+/// Counters in memory that stays shared across fork(2).
+#[derive(Debug)]
+pub struct Shared(NonNull<[AtomicU64; COUNT]>);
+
+/// How many counters there are.
+const COUNT: usize = 2;
+
+impl Shared {
+    /// All of them 0.
+    ///
+    /// # Errors
+    /// ENOMEM (mmap(2)).
+    pub fn new() -> io::Result<Self> {
+        let (access, kind) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+        );
+        // SAFETY: a new mapping at a place of the kernel's choice touches no memory that exists.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), SIZE, access, kind, -1, 0) };
+        if at == libc::MAP_FAILED {
+            check(-1)?;
+        }
+        let at = NonNull::new(at.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self(at))
+    }
+
+    fn counters(&self) -> &[AtomicU64; COUNT] {
+        // SAFETY: the mapping is aligned to a page, `SIZE` bytes long, zeroed by the kernel, and lives
+        // until `self` is dropped. Both processes access it only through atomics.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Sets a counter. One that does not exist is left out.
+    pub fn set(&self, at: usize, value: u64) {
+        if let Some(counter) = self.counters().get(at) {
+            counter.store(value, Ordering::Release);
+        }
+    }
+
+    /// A counter; 0 for one that does not exist.
+    pub fn get(&self, at: usize) -> u64 {
+        let counter = self.counters().get(at);
+        counter.map_or(0, |counter| counter.load(Ordering::Acquire))
+    }
+}
+
+const SIZE: usize = size_of::<[AtomicU64; COUNT]>();
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new` with this size, and nobody else has its address. A
+        // forked child has a mapping of its own.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), SIZE) };
+    }
+}
