@@ -1,5 +1,5 @@
 //! Compiles the two `.proto` files with protox, so that no `protoc` has to be installed, and
-//! records the git revision for `--version`.
+//! records the git revision for `--version`, and leaves out of the release what a panic never reads.
 
 use std::error::Error;
 use std::process::Command;
@@ -11,6 +11,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     prost_build::Config::new()
         .btree_map(["."])
         .compile_fds(files)?;
+
+    if std::env::var("PROFILE").as_deref() == Ok("release") {
+        let root = std::env::var("CARGO_MANIFEST_DIR")?;
+        println!("cargo:rerun-if-changed=no-unwind.ld");
+        println!("cargo:rustc-link-arg-bins=-Wl,-T,{root}/no-unwind.ld");
+        println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
+    }
 
     println!("cargo:rerun-if-changed=.git/HEAD");
     println!("cargo:rerun-if-changed=.git/logs/HEAD");
