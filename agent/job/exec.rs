@@ -13,11 +13,12 @@ use quantix::guest::Guest;
 use quantix::ids::MessageId;
 use quantix::limits::MAX_FRAME;
 use quantix::message::{Body, Stream, agent};
-use quantix::rt::sys::fd::pipe;
+use quantix::rt::sys::fd::{grow_pipe, pipe};
 use quantix::rt::sys::process::{self, Keep, Pid};
 use quantix::rt::sys::shared::Shared;
 use quantix::rt::sys::tty;
 
+use super::PIPE_SIZE;
 use super::command::{Streams, check};
 use super::keeper::{self, Order, Task};
 use super::kept::Root;
@@ -325,6 +326,7 @@ impl Wires {
         let (mut stdin, mut child_stdin) = (None, None);
         if request.stream_input {
             let (reader, writer) = pipe()?;
+            grow_pipe(&writer, PIPE_SIZE);
             stdin = Some(Outlet::new(writer, registry, token(STDIN))?);
             child_stdin = Some(reader);
         }
@@ -341,6 +343,7 @@ impl Wires {
         if request.keep || request.wait_for_exit {
             let (stdout, child_stdout) = pipe()?;
             let (stderr, child_stderr) = pipe()?;
+            grow_pipe(&stdout, PIPE_SIZE);
             if !request.keep {
                 let kept = [stdout.try_clone()?, stderr.try_clone()?];
                 let stdout = Inlet::new(stdout, registry, token(STDOUT))?;

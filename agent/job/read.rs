@@ -42,6 +42,7 @@ impl Read {
         let data = Inlet::new(data, registry, token(DATA)).map_err(system)?;
         let result = Inlet::new(result, registry, token(RESULT)).map_err(system)?;
         let pid = process::spawn(&[&child_data, &child_result], || {
+            process::become_batch();
             super::report(&child_result, read_file(request, &child_data))
         })
         .map_err(system)?;

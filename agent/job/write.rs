@@ -51,6 +51,7 @@ impl Write {
         let feed = Outlet::new(feed, registry, token(FEED)).map_err(system)?;
         let result = Inlet::new(result, registry, token(RESULT)).map_err(system)?;
         let pid = process::spawn(&[&child_feed, &child_result], || {
+            process::become_batch();
             super::report(&child_result, write_file(request, &child_feed))
         })
         .map_err(system)?;

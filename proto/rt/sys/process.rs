@@ -188,6 +188,15 @@ pub fn set_name(name: &std::ffi::CStr) {
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
+/// Has this process wait until whoever woke it has nothing more to do (SCHED_BATCH, sched(7)). For
+/// workers at the other end of a pipe: else each piece that is put in, or taken out, is followed by
+/// two switches of processes.
+pub fn become_batch() {
+    let ordinary = libc::sched_param { sched_priority: 0 };
+    // SAFETY: reads one sched_param, which lives for the length of the call.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const ordinary) };
+}
+
 /// Gives this process the priority, the scheduling and the limits that an ordinary process of this
 /// system has, whatever those of its parent: nice 0, no real time, the limits of process 1, and of
 /// descriptors no more than select(2) can take until it asks for more. Where it may not, it stays.
