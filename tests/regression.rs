@@ -15,9 +15,9 @@ use quantix::message::{Body, agent, encode, message};
 use quantix::time::Time;
 
 use crate::cli::assert_well_formed;
-use crate::util::agent::{Agent, Talk, accept, lie, read_file, spawn, write_file};
+use crate::util::agent::{Agent, Talk, accept, lie, read_file, shell, spawn, write_file};
 use crate::util::node::{Node, qx, run};
-use crate::util::{Dir, Process, noise, until_so};
+use crate::util::{Dir, Process, children, noise, until_so};
 
 #[test]
 fn fifty_pings_at_once_are_all_answered() {
@@ -281,4 +281,34 @@ fn a_directory_of_sockets_in_the_place_of_another_is_watched_from_then_on() {
         node.wait_state(name, "absent");
         drop(vm);
     }
+}
+
+#[test]
+fn a_command_or_file_whose_end_nobody_takes_can_be_cancelled() {
+    let (agent, mut talk) = Agent::ready();
+    let file = agent.dir.file("file", [b'x'; 1000]);
+    let command = agent::Execute {
+        stream_output: true,
+        ..shell("echo last words")
+    };
+    let read = read_file(&file);
+    // Its process has ended. Its output stays where it is: there is no credit for it.
+    for body in [Body::Execute(command), Body::ReadFile(read)] {
+        talk.send("1", body);
+        talk.assert_alive();
+        until_so("its end", || children(agent.process.pid()).is_empty());
+        talk.send("1", Body::Cancel(agent::Cancel {}));
+        assert_eq!(talk.refusal("1").0, "CANCELLED");
+    }
+    // So also one whose time was up.
+    let command = agent::Execute {
+        stream_output: true,
+        timeout_seconds: 1,
+        ..shell("echo last words; exec sleep 1000")
+    };
+    talk.send("2", Body::Execute(command));
+    talk.assert_alive();
+    until_so("its end", || children(agent.process.pid()).is_empty());
+    talk.send("2", Body::Cancel(agent::Cancel {}));
+    assert_eq!(talk.refusal("2").0, "CANCELLED");
 }
