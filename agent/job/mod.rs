@@ -93,6 +93,17 @@ enum Why {
     SessionOver,
 }
 
+impl Why {
+    /// Of two reasons, one behind the other, the one that is answered with. A command whose time is up
+    /// still has output; once it is taken back nobody takes that.
+    const fn or_then(self, later: Self) -> Self {
+        match (self, later) {
+            (Self::TimedOut, later) | (_, later @ Self::SessionOver) => later,
+            (first, _) => first,
+        }
+    }
+}
+
 impl Jobs {
     /// An empty table whose pipes have tokens from `first_token` on.
     pub const fn new(first_token: usize) -> Self {
@@ -338,17 +349,13 @@ impl Job {
     fn end(&mut self, now: Time, why: Why) {
         match &mut self.life {
             Life::Running => {}
-            // Its answer is no longer wanted, whyever it is being ended.
+            // Its answer, or the rest of its output, is no longer wanted, whyever it is being ended.
             Life::Ending { why: known, .. } | Life::Killed { why: known, .. } => {
-                if why == Why::SessionOver {
-                    *known = why;
-                }
+                *known = known.or_then(why);
                 return;
             }
             Life::Ended { why: known, .. } => {
-                if why == Why::SessionOver {
-                    *known = Some(why);
-                }
+                *known = Some(known.map_or(why, |known| known.or_then(why)));
                 return;
             }
         }
