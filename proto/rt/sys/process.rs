@@ -178,7 +178,7 @@ pub fn set_name(name: &std::ffi::CStr) {
 
 /// Gives this process the priority, the scheduling and the limits that an ordinary process of this
 /// system has, whatever those of its parent: nice 0, no real time, the limits of process 1, and of
-/// descriptors no more than select(2) can take until it asks for more. Where it may not, it stays.
+/// descriptors no more than select(2) can take until it asks for more. What it may not raise stays.
 pub fn become_ordinary() {
     // SAFETY: reads and writes no memory.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
@@ -199,7 +199,16 @@ pub fn become_ordinary() {
             limit.rlim_cur = limit.rlim_cur.min(1024);
         }
         // SAFETY: reads one rlimit, which lives for the length of the call.
-        unsafe { libc::setrlimit(resource, &raw const limit) };
+        if unsafe { libc::setrlimit(resource, &raw const limit) } == 0 {
+            continue;
+        }
+        let wanted = limit.rlim_cur;
+        // SAFETY: fills one rlimit, which lives for the length of the call.
+        if unsafe { libc::getrlimit(resource, &raw mut limit) } == 0 {
+            limit.rlim_cur = wanted.min(limit.rlim_max);
+            // SAFETY: as above.
+            unsafe { libc::setrlimit(resource, &raw const limit) };
+        }
     }
 }
 
