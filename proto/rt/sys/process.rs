@@ -164,6 +164,15 @@ pub fn drain(children: &File) {
     while matches!(io::Read::read(&mut &*children, &mut buffer), Ok(n) if n > 0) {}
 }
 
+/// This process takes no notice of a signal, nor did whoever started it.
+pub fn is_ignored(signal: i32) -> bool {
+    // SAFETY: a sigaction is a number, a pointer and a set, for all of which zero is a value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: without a new action it only fills `action`, which lives for the length of the call.
+    let done = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    done == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
 /// Makes this process the parent of those of its descendants whose own have ended.
 pub fn adopt_orphans() {
     // SAFETY: PR_SET_CHILD_SUBREAPER takes its argument by value and touches no memory.
