@@ -5,6 +5,8 @@
 
 // Commands: everything that `Execute` can ask for.
 mod exec;
+// Commands whose streams, signals and terminal are alive.
+mod live;
 // Files: reading and writing, and that nothing half-written stays.
 mod files;
 // What a host must not send.

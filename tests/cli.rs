@@ -4,6 +4,8 @@
 
 // `cp` and `cat`.
 mod copy;
+// `exec` and `shell` while the command runs.
+mod live;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;

@@ -4,20 +4,21 @@
 #![cfg(test)]
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use quantix::guest::{Event, Guest, Identity, Moment};
 use quantix::host::Host;
 use quantix::ids::MessageId;
 use quantix::message::node::{self, node_message};
-use quantix::message::{Body, agent, encode, message};
+use quantix::message::{Body, Stream, agent, encode, message};
 use quantix::time::Time;
 
 use crate::cli::assert_well_formed;
-use crate::util::agent::{Agent, Talk, accept, lie, read_file, spawn, write_file};
+use crate::util::agent::{Agent, Talk, accept, lie, read_file, shell, spawn, write_file};
 use crate::util::node::{Node, qx, run};
-use crate::util::{Dir, Process, noise, until_so};
+use crate::util::{Dir, Process, children, noise, signal, until_so};
 
 #[test]
 fn fifty_pings_at_once_are_all_answered() {
@@ -281,4 +282,99 @@ fn a_directory_of_sockets_in_the_place_of_another_is_watched_from_then_on() {
         node.wait_state(name, "absent");
         drop(vm);
     }
+}
+
+#[test]
+fn a_command_or_file_whose_end_nobody_takes_can_be_cancelled() {
+    let (agent, mut talk) = Agent::ready();
+    let file = agent.dir.file("file", [b'x'; 1000]);
+    let command = agent::Execute {
+        stream_output: true,
+        ..shell("echo last words")
+    };
+    let read = read_file(&file);
+    // Its process has ended. Its output stays where it is: there is no credit for it.
+    for body in [Body::Execute(command), Body::ReadFile(read)] {
+        talk.send("1", body);
+        talk.assert_alive();
+        until_so("its end", || children(agent.process.pid()).is_empty());
+        talk.send("1", Body::Cancel(agent::Cancel {}));
+        assert_eq!(talk.refusal("1").0, "CANCELLED");
+    }
+    // So also one whose time was up.
+    let command = agent::Execute {
+        stream_output: true,
+        timeout_seconds: 1,
+        ..shell("echo last words; exec sleep 1000")
+    };
+    talk.send("2", Body::Execute(command));
+    talk.assert_alive();
+    until_so("its end", || children(agent.process.pid()).is_empty());
+    talk.send("2", Body::Cancel(agent::Cancel {}));
+    assert_eq!(talk.refusal("2").0, "CANCELLED");
+}
+
+#[test]
+fn a_signal_that_was_ignored_before_stays_so() {
+    // As nohup(1) has it, and a shell that puts something into the background.
+    let (node, _vm) = Node::with_vm("vm");
+    let line = "trap '' HUP INT; exec \"$0\" exec -i vm -- 'echo ready; read x; echo $x'";
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", line]).arg(qx(&[]).get_program());
+    command.env("QX_NODE_SOCK", node.control());
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    signal(child.id(), "HUP");
+    signal(child.id(), "INT");
+    child.stdin.take().unwrap().write_all(b"well\n").unwrap();
+    assert_eq!(lines.next().map(Result::ok), Some(Some("well".to_owned())));
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn input_that_ends_inside_a_line_ends_on_a_terminal_too() {
+    let (_agent, mut talk) = Agent::ready();
+    let command = agent::Execute {
+        stream_output: true,
+        stream_input: true,
+        terminal: Some(agent::Terminal::default()),
+        timeout_seconds: 20,
+        ..shell("stty -echo; echo ready; cat; echo over")
+    };
+    talk.send("1", Body::Execute(command));
+    for stream in [Stream::Stdout, Stream::Stderr] {
+        let (stream, bytes) = (stream.into(), 1 << 20);
+        talk.send("1", Body::Credit(agent::Credit { stream, bytes }));
+    }
+    let mut shown = Vec::new();
+    loop {
+        match talk.answer("1") {
+            Body::StreamChunk(chunk) => {
+                let was_ready = !shown.is_empty();
+                shown.extend(chunk.data);
+                if !was_ready {
+                    let chunk = agent::StreamChunk {
+                        stream: Stream::Stdin.into(),
+                        data: b"no line".to_vec(),
+                        eof: true,
+                        ..Default::default()
+                    };
+                    talk.send("1", Body::StreamChunk(chunk));
+                }
+            }
+            Body::Credit(_) => {}
+            Body::ExecuteResponse(answer) => {
+                assert!(!answer.timed_out, "it waits for more");
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let shown = String::from_utf8(shown).unwrap();
+    assert_eq!(shown, "ready\r\nno lineover\r\n");
 }

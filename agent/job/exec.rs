@@ -31,6 +31,8 @@ use super::source::{Source, Sources};
 pub struct Exec {
     control: Control,
     stdin: Option<Sink>,
+    /// The last byte for it did not end a line.
+    inside_line: bool,
     output: Output,
     /// Our end of its terminal.
     terminal: Option<File>,
@@ -124,6 +126,7 @@ impl Exec {
         let exec = Self {
             control,
             stdin: wires.stdin.map(Sink::new),
+            inside_line: false,
             output: wires.output,
             terminal: wires.terminal,
             detached: request.keep || !request.wait_for_exit,
@@ -153,11 +156,16 @@ impl Exec {
     pub fn receive(&mut self, chunk: &agent::StreamChunk) -> Result<(), Fault> {
         let stdin = self.stdin.as_mut().ok_or(Fault::Overspent)?;
         stdin.check(chunk)?;
+        if let Some(last) = chunk.data.last() {
+            self.inside_line = !matches!(last, b'\n' | b'\r' | 4);
+        }
         stdin.push(chunk.data.clone(), chunk.data.len());
         if chunk.eof {
             if self.terminal.is_some() {
-                // What ends the input on a terminal (VEOF, termios(3)).
-                stdin.push(vec![4], 0);
+                // What ends the input on a terminal (VEOF, termios(3)); inside a line the first one
+                // ends the line.
+                let count = if self.inside_line { 2 } else { 1 };
+                stdin.push(vec![4; count], 0);
             } else {
                 stdin.end();
             }

@@ -101,6 +101,17 @@ enum Why {
     SessionOver,
 }
 
+impl Why {
+    /// Of two reasons, one behind the other, the one that is answered with: none for a session that is
+    /// over.
+    const fn or_then(self, later: Self) -> Self {
+        match later {
+            Self::SessionOver => later,
+            _ => self,
+        }
+    }
+}
+
 impl Jobs {
     /// An empty table whose pipes have tokens from `first_token` on.
     /// Commands that outlive the session are kept below the directory `run`.
@@ -369,17 +380,13 @@ impl Job {
     fn end(&mut self, now: Time, why: Why) {
         match &mut self.life {
             Life::Running => {}
-            // Its answer is no longer wanted, whyever it is being ended.
+            // Its answer, or the rest of its output, is no longer wanted, whyever it is being ended.
             Life::Ending { why: known, .. } | Life::Killed { why: known, .. } => {
-                if why == Why::SessionOver {
-                    *known = why;
-                }
+                *known = known.or_then(why);
                 return;
             }
             Life::Ended { why: known, .. } => {
-                if why == Why::SessionOver {
-                    *known = Some(why);
-                }
+                *known = Some(known.map_or(why, |known| known.or_then(why)));
                 return;
             }
         }

@@ -413,13 +413,19 @@ impl Feed {
     }
 
     const fn wants(&self) -> bool {
-        !self.ended && self.credit.available() > 0
+        !self.ended && self.room() > 0
+    }
+
+    /// Bytes that may be read: a key that is held back may have to go with them.
+    const fn room(&self) -> u64 {
+        let held = self.keys.holds_one() as u64;
+        self.credit.available().saturating_sub(held)
     }
 
     /// Reads once: the chunk to send, and whether whoever types wants to leave.
     fn read(&mut self, mut stdin: &File) -> Result<(Option<agent::StreamChunk>, bool), Trouble> {
-        let room = usize::try_from(self.credit.available()).unwrap_or(CHUNK);
-        let mut data = vec![0; room.min(CHUNK)];
+        let room = usize::try_from(self.room()).unwrap_or(CHUNK);
+        let mut data = vec![0; room.min(CHUNK - 1)];
         let read = stdin.read(&mut data);
         let read = match read {
             Err(e) if e.kind() == ErrorKind::Interrupted => return Ok((None, false)),
@@ -549,4 +555,32 @@ fn own(stream: &impl AsFd) -> Result<File, Trouble> {
 /// Whether both ends of a conversation are a person's terminal.
 pub fn is_interactive() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quantix::rt::sys::fd::pipe;
+
+    #[test]
+    fn a_key_that_was_held_back_goes_within_the_credit() {
+        let (reader, mut writer) = pipe().unwrap();
+        let mut feed = Feed::new(Input::Terminal);
+        feed.credit.allow(4);
+        writer.write_all(b"~").unwrap();
+        assert_eq!(feed.read(&reader).unwrap(), (None, false));
+        writer.write_all(b"abcdef").unwrap();
+        let (chunk, _) = feed.read(&reader).unwrap();
+        assert_eq!(chunk.unwrap().data, b"~abc");
+        assert!(!feed.wants());
+        feed.credit.allow(5);
+        let (chunk, _) = feed.read(&reader).unwrap();
+        assert_eq!(chunk.unwrap().data, b"d");
+        // For a key and the one that is held there is no room.
+        let mut feed = Feed::new(Input::Terminal);
+        feed.credit.allow(1);
+        writer.write_all(b"~").unwrap();
+        feed.keys = Keys::Tilde;
+        assert!(!feed.wants());
+    }
 }

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use quantix::rt::sys::process;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 
 /// What has come.
@@ -29,12 +30,15 @@ impl Signals {
     /// Ctrl-C.
     pub const INTERRUPT: u32 = SIGINT.unsigned_abs();
 
-    /// Catches them from now on.
+    /// Catches them from now on, but those that whoever started us has us ignore, as nohup(1) does.
     pub fn catch() -> io::Result<Self> {
         let (stream, writer) = UnixStream::pair()?;
         stream.set_nonblocking(true)?;
         let mut flags = Vec::new();
         for number in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH] {
+            if process::is_ignored(number) {
+                continue;
+            }
             let flag = Arc::new(AtomicBool::new(false));
             // In this order: what wakes us finds the flag set.
             signal_hook::flag::register(number, flag.clone())?;

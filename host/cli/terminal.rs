@@ -65,6 +65,11 @@ pub enum Keys {
 }
 
 impl Keys {
+    /// A `~` waits for what comes behind it.
+    pub const fn holds_one(self) -> bool {
+        matches!(self, Self::Tilde)
+    }
+
     /// Takes out of `keys` what is not for the guest.
     pub fn filter(&mut self, keys: &mut Vec<u8>) -> Escape {
         let mut passed = Vec::with_capacity(keys.len() + 1);

@@ -5,7 +5,7 @@ use quantix::message::{Body, agent};
 use crate::util::agent::{Agent, line, shell};
 use crate::util::{Process, is_alive, is_root, pid_in, until_so};
 
-fn argv(words: &[&str]) -> agent::Execute {
+pub fn argv(words: &[&str]) -> agent::Execute {
     agent::Execute {
         args: words[1..].iter().map(|word| (*word).to_owned()).collect(),
         ..shell(words[0])

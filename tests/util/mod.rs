@@ -163,6 +163,31 @@ pub fn is_alive(pid: u32) -> bool {
     state.is_some_and(|rest| !rest.starts_with('Z') && !rest.starts_with('X'))
 }
 
+/// The children of a process, those too that have ended and wait for it to take note.
+pub fn children(parent: u32) -> Vec<u32> {
+    let is_child = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        rest.split(' ').nth(1) == Some(&parent.to_string())
+    };
+    processes().filter(is_child).collect()
+}
+
+/// The processes with these words in their environment, as everything has it that a command started
+/// with them has started.
+pub fn holders(words: &str) -> Vec<u32> {
+    let holds = |pid: &u32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        String::from_utf8_lossy(&environment).contains(words)
+    };
+    processes().filter(holds).collect()
+}
+
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 /// Reads a number that a command in the guest writes into a file, once it is whole.
 #[track_caller]
 pub fn pid_in(path: &Path) -> u32 {

@@ -176,6 +176,15 @@ impl AsFd for Watch {
     }
 }
 
+/// This process takes no notice of a signal, nor did whoever started it.
+pub fn is_ignored(signal: i32) -> bool {
+    // SAFETY: a sigaction is a number, a pointer and a set, for all of which zero is a value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: without a new action it only fills `action`, which lives for the length of the call.
+    let done = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    done == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
 /// Makes this process the parent of those of its descendants whose own have ended.
 pub fn adopt_orphans() {
     // SAFETY: PR_SET_CHILD_SUBREAPER takes its argument by value and touches no memory.
@@ -199,7 +208,7 @@ pub fn become_batch() {
 
 /// Gives this process the priority, the scheduling and the limits that an ordinary process of this
 /// system has, whatever those of its parent: nice 0, no real time, the limits of process 1, and of
-/// descriptors no more than select(2) can take until it asks for more. Where it may not, it stays.
+/// descriptors no more than select(2) can take until it asks for more. What it may not raise stays.
 pub fn become_ordinary() {
     // SAFETY: reads and writes no memory.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
@@ -220,7 +229,16 @@ pub fn become_ordinary() {
             limit.rlim_cur = limit.rlim_cur.min(1024);
         }
         // SAFETY: reads one rlimit, which lives for the length of the call.
-        unsafe { libc::setrlimit(resource, &raw const limit) };
+        if unsafe { libc::setrlimit(resource, &raw const limit) } == 0 {
+            continue;
+        }
+        let wanted = limit.rlim_cur;
+        // SAFETY: fills one rlimit, which lives for the length of the call.
+        if unsafe { libc::getrlimit(resource, &raw mut limit) } == 0 {
+            limit.rlim_cur = wanted.min(limit.rlim_max);
+            // SAFETY: as above.
+            unsafe { libc::setrlimit(resource, &raw const limit) };
+        }
     }
 }
 
