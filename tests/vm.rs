@@ -12,10 +12,12 @@
 // What the tests stand on.
 mod harness;
 mod qmp;
+mod screen;
 
 // Requests to a guest that is well.
 mod files;
 mod messages;
+mod shell;
 
 // How a channel comes about, each in a guest of its own.
 mod channel;

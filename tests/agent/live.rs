@@ -452,6 +452,23 @@ fn a_daemon_that_goes_on_writing_delays_no_answer_and_takes_none_of_the_output()
     signal(daemon, "KILL");
 }
 
+#[test]
+fn a_daemon_that_writes_without_end_delays_no_answer() {
+    let (_agent, mut talk) = Agent::ready();
+    let dir = Dir::new();
+    let request = marked(&dir, output("setsid yes & echo first; read x <&-; exit 5"));
+    let mut live = Live::open(&mut talk, "1", request);
+    let last = loop {
+        if let Some(last) = live.step() {
+            break last;
+        }
+        assert!(live.out.len() < 100_000_000, "it is waited for");
+    };
+    assert!(matches!(last, Body::ExecuteResponse(answer) if answer.exit_code == 5));
+    // Nobody reads any more, which ends it.
+    until_so("end of the daemon", || tree(&dir).is_empty());
+}
+
 /// Shell lines that start three processes each of which gets away from most that would end it; and
 /// wait. A line on stdout tells that they run.
 const HARD_TO_END: &str = "

@@ -83,7 +83,7 @@ impl Drop for Turn {
 }
 
 /// A program of this repository.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let debug = match name {
         "qx-node" => env!("CARGO_BIN_EXE_qx-node"),
         _ => env!("CARGO_BIN_EXE_quantix-kvm-agent"),
@@ -124,7 +124,7 @@ static IMAGE: LazyLock<PathBuf> = LazyLock::new(|| {
 
 /// A shell that runs a process, or none, kills it when its standard input ends, and then removes a
 /// directory, or none.
-struct Keeper {
+pub struct Keeper {
     shell: Child,
     pid: Option<u32>,
 }
@@ -152,7 +152,7 @@ const KEEPER: &str = r#"
 
 impl Keeper {
     /// Runs the command.
-    fn run(command: &Command, log: &Path) -> Self {
+    pub fn run(command: &Command, log: &Path) -> Self {
         let words = [log.as_os_str(), "".as_ref(), command.get_program()];
         let words = words.into_iter().chain(command.get_args());
         let mut shell = Command::new("sh");

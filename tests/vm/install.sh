@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the VM tests need and this machine lacks: QEMU for x86, a static busybox, cpio, a C
-# compiler with a static libc, make, mke2fs, socat, and the tools that unpack kernel packages.
+# compiler with a static libc, make, mke2fs, socat, tmux, and the tools that unpack kernel packages.
 #
 #   usage: tests/vm/install.sh
 #
@@ -35,6 +35,7 @@ missing() {
     static_libc || echo libc6-dev
     have make || echo make
     have socat || echo socat
+    have tmux || echo tmux
     have flock || echo util-linux
     have xz || echo xz-utils
     have zstd || echo zstd
