@@ -9,9 +9,7 @@ use quantix::message::{Body, agent};
 
 use crate::util::agent::shell;
 use crate::util::node::{Node, qx, serve};
-use crate::util::{
-    Running, Said, children, holders, is_alive, noise, pid_in, signal, until, until_so,
-};
+use crate::util::{Running, Said, children, holders, noise, signal, until, until_so};
 
 /// A command line that runs, its streams in the test's hands.
 struct Live {
@@ -420,16 +418,4 @@ fn many_commands_at_once_each_have_their_own_streams() {
         assert_eq!(said.status, i32::from(n));
         assert!(said.stdout == expected, "{n}");
     }
-}
-
-#[test]
-fn a_detached_command_has_a_keeper_until_it_ends() {
-    let (node, _vm) = Node::with_vm("vm");
-    let pid = node.dir.text("pid");
-    let line = format!("echo $$ > {pid}; exec sleep 1000");
-    let said = node.run(&["exec", "vm", "--detach", "--", &line]);
-    let found: u32 = said.fine().trim().parse().unwrap();
-    assert_eq!(pid_in(pid.as_ref()), found);
-    signal(found, "KILL");
-    until_so("its end", || !is_alive(found));
 }
