@@ -26,7 +26,13 @@ use crate::port::{Moved, Opened, Port};
 use crate::telemetry::{Sampler, network, os};
 
 /// Requests that this agent answers.
-const CAPABILITIES: [&str; 3] = ["execute", "read_file", "write_file"];
+const CAPABILITIES: [&str; 5] = [
+    "execute",
+    "read_file",
+    "write_file",
+    "read_tree",
+    "write_tree",
+];
 
 const PORT: Token = Token(0);
 const UEVENTS: Token = Token(1);

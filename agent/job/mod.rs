@@ -11,7 +11,7 @@ mod pipe;
 mod read;
 mod sink;
 mod source;
-
+mod tree;
 mod write;
 
 pub use pipe::Inlet;
@@ -142,6 +142,14 @@ impl Jobs {
             }
             Body::WriteFile(request) => {
                 let (pid, write) = write::Write::start(request, registry, token)?;
+                (pid, Work::Write(write))
+            }
+            Body::ReadTree(request) => {
+                let (pid, read) = tree::read(request, registry, token)?;
+                (pid, Work::Read(read))
+            }
+            Body::WriteTree(request) => {
+                let (pid, write) = tree::write(request, registry, token)?;
                 (pid, Work::Write(write))
             }
             _ => {
@@ -535,16 +543,4 @@ fn absolute(path: &str) -> Result<(), Failure> {
         return Ok(());
     };
     Err(Failure::new(Code::Invalid, why))
-}
-
-/// For error messages.
-fn file_type_name(kind: std::fs::FileType) -> &'static str {
-    use std::os::unix::fs::FileTypeExt;
-    match () {
-        () if kind.is_dir() => "a directory",
-        () if kind.is_fifo() => "a FIFO",
-        () if kind.is_socket() => "a socket",
-        () if kind.is_char_device() || kind.is_block_device() => "a device",
-        () => "something else",
-    }
 }

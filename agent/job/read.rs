@@ -10,10 +10,11 @@ use quantix::error::{Code, Failure};
 use quantix::message::{AgentMessage, Body, Stream, agent};
 use quantix::rt::sys::fd::{grow_pipe, pipe, send_file};
 use quantix::rt::sys::process::{self, Pid};
+use quantix::rt::tree::pack::kind_name;
 
 use super::pipe::Inlet;
 use super::source::Source;
-use super::{Answer, PIPE_SIZE, absolute, file_type_name};
+use super::{Answer, PIPE_SIZE, absolute};
 
 /// A file being read.
 #[derive(Debug)]
@@ -34,19 +35,32 @@ impl Read {
         registry: &Registry,
         token: impl Fn(usize) -> Token,
     ) -> Result<(Pid, Self), Failure> {
-        absolute(&request.path)?;
-        let system = |e| Failure::system("read", &request.path, &e);
+        Self::begin(&request.path, request.chunk_size, registry, token, |data| {
+            read_file(request, data)
+        })
+    }
+
+    /// Starts a child that writes to the pipe what goes to the host.
+    pub fn begin(
+        path: &str,
+        chunk_size: u32,
+        registry: &Registry,
+        token: impl Fn(usize) -> Token,
+        work: impl FnOnce(&File) -> Result<AgentMessage, Failure>,
+    ) -> Result<(Pid, Self), Failure> {
+        absolute(path)?;
+        let system = |e| Failure::system("read", path, &e);
         let (data, child_data) = pipe().map_err(system)?;
         let (result, child_result) = pipe().map_err(system)?;
         grow_pipe(&data, PIPE_SIZE);
         let data = Inlet::new(data, registry, token(DATA)).map_err(system)?;
         let result = Inlet::new(result, registry, token(RESULT)).map_err(system)?;
         let pid = process::spawn(&[&child_data, &child_result], || {
-            super::report(&child_result, read_file(request, &child_data))
+            super::report(&child_result, work(&child_data))
         })
         .map_err(system)?;
         let read = Self {
-            data: Source::new(data, Stream::Data).with_chunk(request.chunk_size),
+            data: Source::new(data, Stream::Data).with_chunk(chunk_size),
             result: Answer::new(result),
         };
         Ok((pid, read))
@@ -79,7 +93,7 @@ fn read_file(request: &agent::ReadFile, mut data: &File) -> Result<AgentMessage,
         .map_err(system("open"))?;
     let meta = file.metadata().map_err(system("stat"))?;
     if !meta.is_file() {
-        let kind = file_type_name(meta.file_type());
+        let kind = kind_name(meta.file_type());
         let why = format!("read {path}: Is {kind}, not a file");
         return Err(Failure::new(Code::Invalid, why));
     }

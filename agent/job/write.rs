@@ -28,6 +28,16 @@ pub struct Write {
     pub feed: Sink,
     /// The child's answer.
     pub result: Answer,
+    framing: Framing,
+}
+
+/// What the child's pipe carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Pieces of `length, bytes`, and length 0 behind the last.
+    Pieces,
+    /// The bytes, which say themselves where they end.
+    Raw,
 }
 
 /// The loop's ends, by number.
@@ -43,22 +53,38 @@ impl Write {
         registry: &Registry,
         token: impl Fn(usize) -> Token,
     ) -> Result<(Pid, Self), Failure> {
-        absolute(&request.path)?;
-        let system = |e| Failure::system("write", &request.path, &e);
+        let (pid, mut job) =
+            Self::begin(&request.path, Framing::Pieces, registry, token, |feed| {
+                write_file(request, feed)
+            })?;
+        job.push(&request.data, request.eof, 0);
+        Ok((pid, job))
+    }
+
+    /// Starts a child that reads from the pipe what the host sends.
+    pub fn begin(
+        path: &str,
+        framing: Framing,
+        registry: &Registry,
+        token: impl Fn(usize) -> Token,
+        work: impl FnOnce(&File) -> Result<AgentMessage, Failure>,
+    ) -> Result<(Pid, Self), Failure> {
+        absolute(path)?;
+        let system = |e| Failure::system("write", path, &e);
         let (child_feed, feed) = pipe().map_err(system)?;
         let (result, child_result) = pipe().map_err(system)?;
         grow_pipe(&feed, PIPE_SIZE);
         let feed = Outlet::new(feed, registry, token(FEED)).map_err(system)?;
         let result = Inlet::new(result, registry, token(RESULT)).map_err(system)?;
         let pid = process::spawn(&[&child_feed, &child_result], || {
-            super::report(&child_result, write_file(request, &child_feed))
+            super::report(&child_result, work(&child_feed))
         })
         .map_err(system)?;
-        let mut job = Self {
+        let job = Self {
             feed: Sink::new(feed),
             result: Answer::new(result),
+            framing,
         };
-        job.push(&request.data, request.eof, 0);
         Ok((pid, job))
     }
 
@@ -81,6 +107,13 @@ impl Write {
     }
 
     fn push(&mut self, bytes: &[u8], last: bool, credited: usize) {
+        if self.framing == Framing::Raw {
+            self.feed.push(bytes.to_vec(), credited);
+            if last {
+                self.feed.end();
+            }
+            return;
+        }
         if !bytes.is_empty() {
             let mut piece = Vec::with_capacity(PREFIX + bytes.len());
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);

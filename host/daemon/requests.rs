@@ -153,7 +153,13 @@ impl Daemon {
             Some(Body::Execute(execute)) if execute.timeout_seconds > 0 => {
                 Some(Duration::from_secs(execute.timeout_seconds.into()) + LATE)
             }
-            Some(Body::Execute(_) | Body::ReadFile(_) | Body::WriteFile(_)) => None,
+            Some(
+                Body::Execute(_)
+                | Body::ReadFile(_)
+                | Body::WriteFile(_)
+                | Body::ReadTree(_)
+                | Body::WriteTree(_),
+            ) => None,
             _ => return self.refuse(client, request, &unknown_request()),
         };
         let in_flight = self

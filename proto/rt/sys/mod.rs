@@ -9,6 +9,7 @@ pub mod process;
 pub mod sock_diag;
 pub mod socket;
 pub mod statvfs;
+pub mod tree;
 pub mod tty;
 pub mod uevent;
 pub mod uname;
