@@ -51,7 +51,7 @@ impl Decoder {
     ///
     /// # Errors
     /// This is no archive; there is no way on.
-    pub fn next(&mut self) -> Result<Option<TreeRecord>, Malformed> {
+    pub fn take(&mut self) -> Result<Option<TreeRecord>, Malformed> {
         let rest = &self.bytes[self.at..];
         let Some((prefix, rest)) = rest.split_first_chunk::<PREFIX>() else {
             return Ok(None);
@@ -163,10 +163,10 @@ mod tests {
         assert!(out.is_empty());
         let mut decoder = Decoder::default();
         decoder.extend(&[0xFF; 4]);
-        assert_eq!(decoder.next(), Err(Malformed));
+        assert_eq!(decoder.take(), Err(Malformed));
         decoder = Decoder::default();
         decoder.extend(&[0, 0, 0, 1, 0xFF]);
-        assert_eq!(decoder.next(), Err(Malformed));
+        assert_eq!(decoder.take(), Err(Malformed));
     }
 
     #[test]
@@ -190,7 +190,7 @@ mod tests {
             let mut found = Vec::new();
             for piece in bytes.chunks(cut) {
                 decoder.extend(piece);
-                while let Some(record) = decoder.next().unwrap() {
+                while let Some(record) = decoder.take().unwrap() {
                     found.push(record);
                 }
             }
@@ -203,7 +203,7 @@ mod tests {
             'all: for piece in bytes.chunks(cut) {
                 decoder.extend(piece);
                 loop {
-                    match decoder.next() {
+                    match decoder.take() {
                         Ok(Some(_)) => {}
                         Ok(None) => break,
                         Err(Malformed) => break 'all,

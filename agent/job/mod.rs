@@ -137,19 +137,19 @@ impl Jobs {
                 (pid, Work::Exec(Box::new(exec)))
             }
             Body::ReadFile(request) => {
-                let (pid, read) = read::Read::start(request, registry, token)?;
+                let (pid, read) = read::Read::start(request, registry, &token)?;
                 (pid, Work::Read(read))
             }
             Body::WriteFile(request) => {
-                let (pid, write) = write::Write::start(request, registry, token)?;
+                let (pid, write) = write::Write::start(request, registry, &token)?;
                 (pid, Work::Write(write))
             }
             Body::ReadTree(request) => {
-                let (pid, read) = tree::read(request, registry, token)?;
+                let (pid, read) = tree::read(request, registry, &token)?;
                 (pid, Work::Read(read))
             }
             Body::WriteTree(request) => {
-                let (pid, write) = tree::write(request, registry, token)?;
+                let (pid, write) = tree::write(request, registry, &token)?;
                 (pid, Work::Write(write))
             }
             _ => {

@@ -24,32 +24,32 @@ const MAX_LINES: usize = 8 * 1024;
 
 /// Starts sending a tree.
 pub fn read(
-    request: &agent::ReadTree,
+    request: &agent::Tree,
     registry: &Registry,
-    token: impl Fn(usize) -> Token,
+    token: &dyn Fn(usize) -> Token,
 ) -> Result<(Pid, Read), Failure> {
     let shown = String::from_utf8_lossy(&request.path);
-    Read::begin(&shown, 0, registry, token, |data| {
+    Read::begin(&shown, 0, registry, token, &|data| {
         read_tree(request, data).map_err(|e| Failure::system("send", &shown, &e))
     })
 }
 
 /// Starts making a tree.
 pub fn write(
-    request: &agent::WriteTree,
+    request: &agent::Tree,
     registry: &Registry,
-    token: impl Fn(usize) -> Token,
+    token: &dyn Fn(usize) -> Token,
 ) -> Result<(Pid, Write), Failure> {
     let shown = String::from_utf8_lossy(&request.path);
-    Write::begin(&shown, Framing::Raw, registry, token, |feed| {
+    Write::begin(&shown, Framing::Raw, registry, token, &|feed| {
         write_tree(request, feed)
     })
 }
 
 /// In the child.
-fn read_tree(request: &agent::ReadTree, data: &File) -> io::Result<AgentMessage> {
+fn read_tree(request: &agent::Tree, data: &File) -> io::Result<AgentMessage> {
     let mut out = BufWriter::with_capacity(2 * PIECE, data);
-    let mut answer = agent::ReadTreeResponse::default();
+    let mut answer = agent::TreeResponse::default();
     let mut bytes = Vec::new();
     let mut emit = |record: agent::TreeRecord| {
         match record.kind() {
@@ -75,9 +75,9 @@ fn read_tree(request: &agent::ReadTree, data: &File) -> io::Result<AgentMessage>
 }
 
 /// In the child.
-fn write_tree(request: &agent::WriteTree, mut feed: &File) -> Result<AgentMessage, Failure> {
+fn write_tree(request: &agent::Tree, mut feed: &File) -> Result<AgentMessage, Failure> {
     process::set_umask(0o022);
-    let mut answer = agent::WriteTreeResponse::default();
+    let mut answer = agent::TreeResponse::default();
     let mut said = 0;
     let mut report = |failure: Failure| {
         answer.problems += 1;
@@ -106,7 +106,7 @@ fn write_tree(request: &agent::WriteTree, mut feed: &File) -> Result<AgentMessag
         }
         decoder.extend(&buffer[..n]);
         let garbled = |_| Failure::new(Code::Invalid, "what came is no archive");
-        while let Some(record) = decoder.next().map_err(garbled)? {
+        while let Some(record) = decoder.take().map_err(garbled)? {
             unpack.apply(record)?;
         }
     }

@@ -55,7 +55,7 @@ fn packed(source: &Path, recursive: bool) -> Vec<TreeRecord> {
         assert!(archive::encode(&record, &mut bytes));
         let mut decoder = Decoder::default();
         decoder.extend(&bytes);
-        records.push(decoder.next().unwrap().unwrap());
+        records.push(decoder.take().unwrap().unwrap());
         Ok(())
     })
     .unwrap();
