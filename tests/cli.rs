@@ -4,6 +4,8 @@
 
 // `cp` and `cat`.
 mod copy;
+// `cp` of trees and of several sources, and what is left of interrupted copies.
+mod trees;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;

@@ -16,6 +16,7 @@ mod qmp;
 // Requests to a guest that is well.
 mod files;
 mod messages;
+mod trees;
 
 // How a channel comes about, each in a guest of its own.
 mod channel;
