@@ -65,11 +65,12 @@ fn a_tree_goes_in_and_comes_back_as_it_was() {
     node.run(&["cp", "-r", &format!("vm:{inside}"), &back])
         .fine();
     assert_eq!(shape(Path::new(&back)), shape(&from));
-    // Into a directory that is there: under its own name, and over what is there.
+    // Into a directory that is there: under its own name, and over what is there, which keeps its
+    // mode and time where it is a directory, unless both are asked for.
     for _ in 0..2 {
-        node.run(&["cp", "-r", &from_text, &format!("vm:{inside}")])
-            .fine();
-        node.run(&["cp", "-r", &format!("vm:{inside}/from"), &back])
+        let guest = format!("vm:{inside}");
+        node.run(&["cp", "-rp", &from_text, &guest]).fine();
+        node.run(&["cp", "-rp", &format!("{guest}/from"), &back])
             .fine();
     }
     assert_eq!(shape(&node.dir.join("inside/from")), shape(&from));
@@ -206,23 +207,23 @@ fn full_and_read_only_disks_say_what_to_do() {
     }
     let from = node.dir.text("from");
     let both = || {
-        let into_guest = node.run(&["cp", "-r", &from, &format!("vm:{small}/t")]);
-        let from_guest = node.run(&["cp", "-r", &format!("vm:{from}"), &format!("{small}/t")]);
+        let into_guest = node.run(&["cp", "-r", &from, &format!("vm:{small}/1")]);
+        let from_guest = node.run(&["cp", "-r", &format!("vm:{from}"), &format!("{small}/2")]);
         [into_guest, from_guest]
     };
     let full = both();
-    let left = node.dir.list("small/t");
+    let left = [node.dir.list("small/1"), node.dir.list("small/2")];
     let mounted = shell(&format!("mount -o remount,ro {small}"));
     let read_only = both();
     assert!(shell(&format!("umount {small}")));
     for said in full {
         let why = said.trouble(1);
         assert!(
-            why.contains("t/large: No space left on device; make room there"),
+            why.contains("/large: No space left on device; make room there"),
             "{why}"
         );
     }
-    assert!(left.is_empty(), "{left:?}");
+    assert!(left.iter().all(Vec::is_empty), "{left:?}");
     assert!(mounted);
     for said in read_only {
         assert_eq!(

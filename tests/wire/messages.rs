@@ -300,6 +300,7 @@ fn files() -> Vec<Golden> {
                     offset: 1_000_000,
                     length: 4096,
                     chunk_size: 1024,
+                    ..Default::default()
                 }),
             ),
         ),

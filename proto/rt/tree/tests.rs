@@ -118,6 +118,8 @@ fn a_tree_comes_out_as_it_went_in() {
     sys::set_modified(&file, 1_000_000, 5).unwrap();
     let empty = fs::File::open(from.join("empty")).unwrap();
     sys::set_modified(&empty, 2_000_000, 6).unwrap();
+    let deep = fs::File::open(from.join("read-only/deep")).unwrap();
+    sys::set_modified(&deep, 3_000_000, 7).unwrap();
     drop(file);
     let records = packed(&from, true);
     let to = dir.0.join("to");
@@ -132,6 +134,13 @@ fn a_tree_comes_out_as_it_went_in() {
     assert_eq!(
         (of("empty").mtime(), of("empty").mtime_nsec()),
         (2_000_000, 6)
+    );
+    assert_eq!(
+        (
+            of("read-only/deep").mtime(),
+            of("read-only/deep").mtime_nsec()
+        ),
+        (3_000_000, 7)
     );
     assert_eq!(of("read-only").mode() & 0o7777, 0o555);
     assert_eq!(
@@ -289,7 +298,7 @@ fn records_in_no_order_are_no_archive() {
     for records in [
         &[entry(FILE, "a/b", "x")][..],
         std::slice::from_ref(&data),
-        &[half.clone()],
+        std::slice::from_ref(&half),
         &[half.clone(), entry(FILE, "other", "x")],
         &[archive::end(), entry(FILE, "late", "x")],
         &[TreeRecord::default()],
