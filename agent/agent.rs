@@ -26,10 +26,12 @@ use crate::port::{Moved, Opened, Port};
 use crate::telemetry::{Sampler, network, os};
 
 /// Requests that this agent answers.
-const CAPABILITIES: [&str; 6] = [
+const CAPABILITIES: [&str; 8] = [
     "execute",
     "read_file",
     "write_file",
+    "read_tree",
+    "write_tree",
     "list_jobs",
     "attach_job",
     "kill_job",

@@ -9,6 +9,7 @@
 //! what is in flight, [`outbox`] decides what is sent next, [`endpoint`] joins the three for one
 //! side of a session, and [`guest`] and [`host`] hold the rules of either side.
 
+pub mod archive;
 pub mod credit;
 pub mod endpoint;
 pub mod error;

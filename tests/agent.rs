@@ -11,6 +11,8 @@ mod live;
 mod files;
 // What a host must not send.
 mod frames;
+// Trees: what a host may send, and that nothing gets out of its target.
+mod trees;
 
 use std::io::Read;
 use std::os::unix::net::UnixListener;

@@ -6,6 +6,8 @@
 mod copy;
 // `exec` and `shell` while the command runs.
 mod live;
+// `cp` of trees and of several sources, and what is left of interrupted copies.
+mod trees;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;

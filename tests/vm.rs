@@ -18,6 +18,7 @@ mod screen;
 mod files;
 mod messages;
 mod shell;
+mod trees;
 
 // How a channel comes about, each in a guest of its own.
 mod channel;

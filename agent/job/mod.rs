@@ -15,8 +15,8 @@ mod replay;
 mod ring;
 mod sink;
 mod source;
+mod tree;
 mod worker;
-
 mod write;
 
 pub use pipe::Inlet;
@@ -157,7 +157,7 @@ impl Jobs {
                 (pid, Work::Exec(Box::new(exec)))
             }
             Body::ReadFile(request) => {
-                let (pid, read) = read::Read::start(request, registry, token)?;
+                let (pid, read) = read::Read::start(request, registry, &token)?;
                 (pid, Work::Read(read))
             }
             Body::AttachJob(request) => {
@@ -173,7 +173,15 @@ impl Jobs {
                 (pid, Work::Send(worker))
             }
             Body::WriteFile(request) => {
-                let (pid, write) = write::Write::start(request, registry, token)?;
+                let (pid, write) = write::Write::start(request, registry, &token)?;
+                (pid, Work::Write(write))
+            }
+            Body::ReadTree(request) => {
+                let (pid, read) = tree::read(request, registry, &token)?;
+                (pid, Work::Read(read))
+            }
+            Body::WriteTree(request) => {
+                let (pid, write) = tree::write(request, registry, &token)?;
                 (pid, Work::Write(write))
             }
             _ => {
@@ -572,16 +580,4 @@ fn absolute(path: &str) -> Result<(), Failure> {
         return Ok(());
     };
     Err(Failure::new(Code::Invalid, why))
-}
-
-/// For error messages.
-fn file_type_name(kind: std::fs::FileType) -> &'static str {
-    use std::os::unix::fs::FileTypeExt;
-    match () {
-        () if kind.is_dir() => "a directory",
-        () if kind.is_fifo() => "a FIFO",
-        () if kind.is_socket() => "a socket",
-        () if kind.is_char_device() || kind.is_block_device() => "a device",
-        () => "something else",
-    }
 }

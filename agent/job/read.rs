@@ -1,19 +1,22 @@
 //! A file on its way to the host: a child reads it into a pipe, the loop cuts the pipe into chunks
 //! as far as the host's credit goes.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use mio::{Registry, Token};
 use quantix::error::{Code, Failure};
-use quantix::message::{AgentMessage, Body, Stream, agent};
+use quantix::message::{AgentMessage, Body, Stream, agent, message};
+use quantix::rt::replace::{checksum, partial};
 use quantix::rt::sys::fd::{grow_pipe, pipe, send_file};
 use quantix::rt::sys::process::{self, Pid};
+use quantix::rt::tree::pack::kind_name;
 
 use super::pipe::Inlet;
 use super::source::Source;
-use super::{Answer, PIPE_SIZE, absolute, file_type_name};
+use super::write::resolve;
+use super::{Answer, PIPE_SIZE, absolute};
 
 /// A file being read.
 #[derive(Debug)]
@@ -32,10 +35,27 @@ impl Read {
     pub fn start(
         request: &agent::ReadFile,
         registry: &Registry,
-        token: impl Fn(usize) -> Token,
+        token: &dyn Fn(usize) -> Token,
     ) -> Result<(Pid, Self), Failure> {
-        absolute(&request.path)?;
-        let system = |e| Failure::system("read", &request.path, &e);
+        Self::begin(
+            &request.path,
+            request.chunk_size,
+            registry,
+            token,
+            &|data| read_file(request, data),
+        )
+    }
+
+    /// Starts a child that writes to the pipe what goes to the host.
+    pub fn begin(
+        path: &str,
+        chunk_size: u32,
+        registry: &Registry,
+        token: &dyn Fn(usize) -> Token,
+        work: &dyn Fn(&File) -> Result<AgentMessage, Failure>,
+    ) -> Result<(Pid, Self), Failure> {
+        absolute(path)?;
+        let system = |e| Failure::system("read", path, &e);
         let (data, child_data) = pipe().map_err(system)?;
         let (result, child_result) = pipe().map_err(system)?;
         grow_pipe(&data, PIPE_SIZE);
@@ -43,11 +63,11 @@ impl Read {
         let result = Inlet::new(result, registry, token(RESULT)).map_err(system)?;
         let pid = process::spawn(&[&child_data, &child_result], || {
             process::become_batch();
-            super::report(&child_result, read_file(request, &child_data))
+            super::report(&child_result, work(&child_data))
         })
         .map_err(system)?;
         let read = Self {
-            data: Source::new(data, Stream::Data).with_chunk(request.chunk_size),
+            data: Source::new(data, Stream::Data).with_chunk(chunk_size),
             result: Answer::new(result),
         };
         Ok((pid, read))
@@ -72,21 +92,38 @@ impl Read {
 fn read_file(request: &agent::ReadFile, mut data: &File) -> Result<AgentMessage, Failure> {
     let path = &request.path;
     let system = |doing| move |e: io::Error| Failure::system(doing, path, &e);
+    let place = match request.partial {
+        true => partial(&resolve(path, &request.name)?.0),
+        false => path.into(),
+    };
     // Without O_NONBLOCK the open of a FIFO would wait for a writer.
+    let wait = if request.special { 0 } else { libc::O_NONBLOCK };
+    let follow = if request.partial { libc::O_NOFOLLOW } else { 0 };
     let mut file = OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
+        .custom_flags(wait | follow | libc::O_NOCTTY)
+        .open(place)
         .map_err(system("open"))?;
     let meta = file.metadata().map_err(system("stat"))?;
-    if !meta.is_file() {
-        let kind = file_type_name(meta.file_type());
+    if !meta.is_file() && (!request.special || meta.is_dir()) {
+        let kind = kind_name(meta.file_type());
         let why = format!("read {path}: Is {kind}, not a file");
         return Err(Failure::new(Code::Invalid, why));
     }
     if request.offset > 0 {
         file.seek(SeekFrom::Start(request.offset))
             .map_err(system("seek in"))?;
+    }
+    if request.checksum {
+        let length = if request.partial {
+            u64::MAX
+        } else {
+            request.length
+        };
+        let (checksum, offset) = checksum(&file, length).map_err(system("read"))?;
+        let mut answer = response(&meta);
+        (answer.checksum, answer.offset) = (checksum, offset);
+        return Ok(message("", Body::ReadFileResponse(answer)));
     }
     let length = if request.length == 0 {
         u64::MAX
@@ -105,20 +142,27 @@ fn read_file(request: &agent::ReadFile, mut data: &File) -> Result<AgentMessage,
         sent => sent.map_err(system("read"))?,
     };
     let end = request.offset.saturating_add(sent);
-    Ok(quantix::message::message(
-        "",
-        Body::ReadFileResponse(agent::ReadFileResponse {
-            success: true,
-            // Files under /proc have no size.
-            eof: sent < length || (meta.len() > 0 && end >= meta.len()),
-            total_size: meta.len(),
-            offset: end,
-            mode: meta.mode() & 0o7777,
-            modified_at: Some(agent::Timestamp {
-                seconds: meta.mtime(),
-                nanos: i32::try_from(meta.mtime_nsec()).unwrap_or(0),
-            }),
-            ..Default::default()
+    let mut answer = response(&meta);
+    // Files under /proc have no size.
+    answer.eof = sent < length || (meta.len() > 0 && end >= meta.len());
+    answer.offset = end;
+    if let Ok(now) = file.metadata() {
+        let of = |meta: &Metadata| (meta.len(), meta.mtime(), meta.mtime_nsec());
+        answer.changed = meta.is_file() && of(&now) != of(&meta);
+        answer.size_now = now.len();
+    }
+    Ok(message("", Body::ReadFileResponse(answer)))
+}
+
+fn response(meta: &Metadata) -> agent::ReadFileResponse {
+    agent::ReadFileResponse {
+        success: true,
+        total_size: meta.len(),
+        mode: meta.mode() & 0o7777,
+        modified_at: Some(agent::Timestamp {
+            seconds: meta.mtime(),
+            nanos: i32::try_from(meta.mtime_nsec()).unwrap_or(0),
         }),
-    ))
+        ..Default::default()
+    }
 }

@@ -4,12 +4,15 @@
 //! The pipe carries pieces of `length, bytes`; length 0 says that all of it was there. A child
 //! whose pipe ends without that was cancelled, or its agent died: it leaves nothing behind.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write as _};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use mio::{Registry, Token};
+use quantix::archive::is_name;
 use quantix::credit::Fault;
 use quantix::error::{Code, Failure};
 use quantix::message::{AgentMessage, Body, agent};
@@ -28,6 +31,16 @@ pub struct Write {
     pub feed: Sink,
     /// The child's answer.
     pub result: Answer,
+    framing: Framing,
+}
+
+/// What the child's pipe carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Pieces of `length, bytes`, and length 0 behind the last.
+    Pieces,
+    /// The bytes, which say themselves where they end.
+    Raw,
 }
 
 /// The loop's ends, by number.
@@ -41,10 +54,26 @@ impl Write {
     pub fn start(
         request: &agent::WriteFile,
         registry: &Registry,
-        token: impl Fn(usize) -> Token,
+        token: &dyn Fn(usize) -> Token,
     ) -> Result<(Pid, Self), Failure> {
-        absolute(&request.path)?;
-        let system = |e| Failure::system("write", &request.path, &e);
+        let (pid, mut job) =
+            Self::begin(&request.path, Framing::Pieces, registry, token, &|feed| {
+                write_file(request, feed)
+            })?;
+        job.push(&request.data, request.eof, 0);
+        Ok((pid, job))
+    }
+
+    /// Starts a child that reads from the pipe what the host sends.
+    pub fn begin(
+        path: &str,
+        framing: Framing,
+        registry: &Registry,
+        token: &dyn Fn(usize) -> Token,
+        work: &dyn Fn(&File) -> Result<AgentMessage, Failure>,
+    ) -> Result<(Pid, Self), Failure> {
+        absolute(path)?;
+        let system = |e| Failure::system("write", path, &e);
         let (child_feed, feed) = pipe().map_err(system)?;
         let (result, child_result) = pipe().map_err(system)?;
         grow_pipe(&feed, PIPE_SIZE);
@@ -52,14 +81,14 @@ impl Write {
         let result = Inlet::new(result, registry, token(RESULT)).map_err(system)?;
         let pid = process::spawn(&[&child_feed, &child_result], || {
             process::become_batch();
-            super::report(&child_result, write_file(request, &child_feed))
+            super::report(&child_result, work(&child_feed))
         })
         .map_err(system)?;
-        let mut job = Self {
+        let job = Self {
             feed: Sink::new(feed),
             result: Answer::new(result),
+            framing,
         };
-        job.push(&request.data, request.eof, 0);
         Ok((pid, job))
     }
 
@@ -82,6 +111,13 @@ impl Write {
     }
 
     fn push(&mut self, bytes: &[u8], last: bool, credited: usize) {
+        if self.framing == Framing::Raw {
+            self.feed.push(bytes.to_vec(), credited);
+            if last {
+                self.feed.end();
+            }
+            return;
+        }
         if !bytes.is_empty() {
             let mut piece = Vec::with_capacity(PREFIX + bytes.len());
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -103,16 +139,7 @@ fn write_file(request: &agent::WriteFile, mut feed: &File) -> Result<AgentMessag
         move |e: io::Error| Failure::system(doing, path, &e)
     };
     process::set_umask(0o022);
-    let path = follow(Path::new(&request.path)).map_err(system("follow"))?;
-    let before = match fs::metadata(&path) {
-        Ok(meta) => Some(meta),
-        Err(e) if e.kind() == ErrorKind::NotFound => None,
-        Err(e) => return Err(system("stat")(e)),
-    };
-    if request.path.ends_with('/') || before.as_ref().is_some_and(fs::Metadata::is_dir) {
-        let why = format!("write {}: Is a directory", request.path);
-        return Err(Failure::new(Code::Invalid, why));
-    }
+    let (path, before) = resolve(&request.path, &request.name)?;
     if request.create_parents {
         fs::DirBuilder::new()
             .recursive(true)
@@ -121,7 +148,7 @@ fn write_file(request: &agent::WriteFile, mut feed: &File) -> Result<AgentMessag
             .map_err(system("create the directories of"))?;
     }
     let mut target = Target::open(&path, before.as_ref(), request).map_err(system("write"))?;
-    let written = receive(&mut feed, target.file()).map_err(system("write"))?;
+    let written = receive(&mut feed, &mut target).map_err(system("write"))?;
     let Some(bytes_written) = written else {
         return Err(Failure::new(
             Code::Cancelled,
@@ -141,8 +168,34 @@ fn write_file(request: &agent::WriteFile, mut feed: &File) -> Result<AgentMessag
     ))
 }
 
+/// The file that a write is about, and what is there now. A directory gets the file under this name.
+pub fn resolve(path: &str, name: &[u8]) -> Result<(PathBuf, Option<fs::Metadata>), Failure> {
+    let look = |path: &Path| -> io::Result<_> {
+        let path = follow(path)?;
+        match fs::metadata(&path) {
+            Ok(meta) => Ok((path, Some(meta))),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok((path, None)),
+            Err(e) => Err(e),
+        }
+    };
+    let system = |e: io::Error| Failure::system("write", path, &e);
+    let is_directory =
+        |before: &Option<fs::Metadata>| before.as_ref().is_some_and(fs::Metadata::is_dir);
+    let (mut file, mut before) = look(Path::new(path)).map_err(system)?;
+    let mut named = !path.ends_with('/');
+    if is_name(name) && (!named || is_directory(&before)) {
+        let below = Path::new(path).join(OsStr::from_bytes(name));
+        (file, before) = look(&below).map_err(system)?;
+        named = true;
+    }
+    if !named || is_directory(&before) {
+        return Err(system(io::Error::from_raw_os_error(libc::EISDIR)));
+    }
+    Ok((file, before))
+}
+
 /// Copies the pipe's pieces into the file. `None`: the pipe ended before its end.
-fn receive(feed: &mut &File, file: &mut File) -> io::Result<Option<u64>> {
+fn receive(feed: &mut &File, target: &mut Target) -> io::Result<Option<u64>> {
     let mut piece = Vec::new();
     let mut total = 0;
     loop {
@@ -163,14 +216,16 @@ fn receive(feed: &mut &File, file: &mut File) -> io::Result<Option<u64>> {
             Err(e) => return Err(e),
         }
         // One write a piece: a value under /sys is taken whole or not at all.
-        file.write_all(&piece)?;
+        target.write(&piece)?;
         total += u64::from(length);
     }
 }
 
 /// Where the bytes go until the last has arrived.
 enum Target {
-    /// Beside the target.
+    /// Beside the target, which has nothing but them.
+    Fresh(Replacement),
+    /// Beside the target, into what is there now.
     Beside(Replacement),
     /// The target itself: a device, or a file under /proc or /sys, which nothing can replace.
     InPlace(File),
@@ -185,13 +240,19 @@ impl Target {
         if before.is_some_and(|meta| !meta.is_file()) {
             return in_place(path, request);
         }
+        if request.resume {
+            return Replacement::resume(path, request.resume_from).map(Self::Fresh);
+        }
         let mut new = match Replacement::new(path) {
             Ok(new) => new,
             // No file can be made in this directory, but this one is there: /proc and /sys.
             Err(e) if before.is_some() && cannot_create(&e) => return in_place(path, request),
             Err(e) => return Err(e),
         };
-        if before.is_some() && (request.append || request.offset > 0) {
+        if !request.append && request.offset == 0 {
+            return Ok(Self::Fresh(new));
+        }
+        if before.is_some() {
             io::copy(&mut File::open(path)?, new.file())?;
         }
         if !request.append {
@@ -200,17 +261,23 @@ impl Target {
         Ok(Self::Beside(new))
     }
 
-    const fn file(&mut self) -> &mut File {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Self::Beside(new) => new.file(),
-            Self::InPlace(file) => file,
+            Self::Fresh(new) => new.append(bytes),
+            Self::Beside(new) => new.file().write_all(bytes),
+            Self::InPlace(file) => file.write_all(bytes),
         }
     }
 
     /// Durable and in its place, or not at all.
     fn finish(self, before: Option<&fs::Metadata>, mode: u32) -> io::Result<()> {
+        let mode = if mode == 0 { 0o644 } else { mode };
         match self {
-            Self::Beside(new) => new.place(before, if mode == 0 { 0o644 } else { mode }),
+            Self::Fresh(mut new) => {
+                new.end()?;
+                new.place(before, mode)
+            }
+            Self::Beside(new) => new.place(before, mode),
             Self::InPlace(file) => match file.sync_all() {
                 // Devices and /proc have nothing to be made durable.
                 Err(e) if !is_unsyncable(&e) => Err(e),

@@ -1,21 +1,20 @@
-//! Files between this host and a guest. Bytes are passed on as they come; neither side holds more
-//! than a stream's window, and a target changes in one step or not at all.
+//! `cp` and `cat`: what is copied where, and how. Bytes are passed on as they come; neither side holds
+//! more than a stream's window.
+
+mod file;
+mod progress;
+mod stream;
+mod tree;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::PathBuf;
 
-use quantix::credit::{ReceiveCredit, SendCredit};
-use quantix::error::{Code, Failure, system_text};
-use quantix::limits::CHUNK;
-use quantix::message::{Body, Stream, agent};
-use quantix::rt::replace::Replacement;
+use quantix::error::Failure;
+use quantix::message::agent;
 
-use super::client::{Client, unexpected};
 use super::options::Typed;
-use super::{Trouble, client, utf8, vm};
+use super::{Trouble, client, render, utf8, vm};
 
 /// `qx-node cat`
 pub fn cat(typed: &Typed) -> Result<u8, Trouble> {
@@ -24,44 +23,81 @@ pub fn cat(typed: &Typed) -> Result<u8, Trouble> {
         "path",
         words.first().map(OsString::as_os_str).unwrap_or_default(),
     )?;
+    let request = agent::ReadFile {
+        path: path.to_owned(),
+        ..Default::default()
+    };
     let mut out = io::stdout().lock();
-    download(&mut client(typed)?, name, path, &mut |bytes| {
+    file::read(&mut client(typed)?, name, request, &mut |bytes| {
         out.write_all(bytes).map_err(Trouble::from)
     })?;
     out.flush()?;
     Ok(0)
 }
 
+/// How to copy.
+struct How {
+    recursive: bool,
+    preserve: bool,
+    parents: bool,
+    resume: bool,
+    device: bool,
+    mode: Option<u32>,
+}
+
 /// One side of a copy.
 enum End<'a> {
-    Guest {
-        vm: &'a str,
-        path: &'a str,
-    },
-    File(PathBuf),
-    /// stdin or stdout.
-    Standard,
+    Guest { vm: &'a str, path: &'a str },
+    Here(file::End),
 }
 
 /// `qx-node cp`
 pub fn cp(typed: &Typed) -> Result<u8, Trouble> {
-    let [source, target] = &typed.words[..] else {
-        return Err(Trouble::Usage("takes a source and a target".to_owned()));
+    let usage = |why: &str| Trouble::Usage(why.to_owned());
+    let words: Vec<&OsString> = typed
+        .words
+        .iter()
+        .chain(typed.rest.iter().flatten())
+        .collect();
+    let Some((target, sources @ [_, ..])) = words.split_last() else {
+        return Err(usage("takes a source and a target"));
     };
-    match (End::parse(source)?, End::parse(target)?) {
-        (End::Guest { vm, path }, target) => fetch(typed, vm, path, target),
-        (source, End::Guest { vm, path }) => put(typed, source, vm, path),
-        _ => {
-            let why = "one side is in a guest: VM:PATH";
-            Err(Trouble::Usage(why.to_owned()))
-        }
+    let how = How {
+        recursive: typed.has("recursive"),
+        preserve: typed.has("preserve"),
+        parents: typed.has("parents"),
+        resume: typed.has("resume"),
+        device: typed.has("device"),
+        mode: mode(typed)?,
+    };
+    let mut ends = Vec::new();
+    for source in sources {
+        ends.push(End::parse(source)?);
     }
+    let is_tree = how.recursive || how.preserve || ends.len() > 1;
+    if is_tree && (how.resume || how.device || how.mode.is_some()) {
+        let why = "--resume, --device and --mode are for one file, without -r and -p";
+        return Err(usage(why));
+    }
+    let good = match End::parse(target)? {
+        End::Guest { vm, path } => put(typed, &how, ends, vm, path),
+        End::Here(target) => fetch(typed, &how, &ends, target),
+    };
+    good.map(|good| u8::from(!good))
+        .map_err(|trouble| match trouble {
+            Trouble::Failed(failure) => {
+                let message = hinted(&failure.message);
+                Trouble::Failed(Failure::new(failure.code, message))
+            }
+            Trouble::Local(why) => Trouble::Local(hinted(&why)),
+            other => other,
+        })
 }
 
 impl<'a> End<'a> {
     fn parse(word: &'a OsStr) -> Result<Self, Trouble> {
         if word == "-" {
-            return Ok(Self::Standard);
+            return Ok(Self::Here(file::End::Standard));
         }
         // As scp has it: a colon behind a slash belongs to a local name.
         let is_remote = word
@@ -69,221 +105,126 @@ impl<'a> End<'a> {
             .split('/')
             .next()
             .is_some_and(|s| s.contains(':'));
+        let here = || Self::Here(file::End::File(PathBuf::from(word)));
         if !is_remote {
-            return Ok(Self::File(PathBuf::from(word)));
+            return Ok(here());
         }
-        let text = utf8("path", word)?;
-        match text.split_once(':') {
-            Some((vm, path)) => Ok(Self::Guest { vm, path }),
-            None => Ok(Self::File(PathBuf::from(word))),
-        }
+        Ok(match utf8("path", word)?.split_once(':') {
+            Some((vm, path)) => Self::Guest { vm, path },
+            None => here(),
+        })
     }
 }
 
-/// From the guest.
-fn fetch(typed: &Typed, vm: &str, path: &str, target: End) -> Result<u8, Trouble> {
+/// From guests. True: all of it.
+fn fetch(typed: &Typed, how: &How, sources: &[End], target: file::End) -> Result<bool, Trouble> {
+    let mut from = Vec::new();
+    for source in sources {
+        match source {
+            End::Guest { vm, path } => from.push((*vm, *path)),
+            End::Here(_) => {
+                let why = "one side is in a guest: VM:PATH";
+                return Err(Trouble::Usage(why.to_owned()));
+            }
+        }
+    }
+    if let ([(vm, path)], false) = (&from[..], how.recursive || how.preserve) {
+        return file::fetch(&mut client(typed)?, how, vm, path, target);
+    }
+    let file::End::File(target) = target else {
+        return Err(standard());
+    };
     let mut client = client(typed)?;
-    match target {
-        End::Standard => {
-            let mut out = io::stdout().lock();
-            download(&mut client, vm, path, &mut |bytes| {
-                out.write_all(bytes).map_err(Trouble::from)
-            })?;
-            out.flush()?;
-        }
-        End::File(target) => {
-            let target = into_directory(target, path);
-            let mut file = Local::new(&target)?;
-            let answer = download(&mut client, vm, path, &mut |bytes| file.write(bytes))?;
-            let mode = mode(typed)?.unwrap_or(answer.mode);
-            file.finish(mode)?;
-        }
-        End::Guest { .. } => {
-            let why = "from one guest to another: copy to this host first, or through a pipe";
-            return Err(Trouble::Usage(why.to_owned()));
-        }
+    let mut missing = 0;
+    for source in &from {
+        missing += tree::fetch(&mut client, how, *source, &target, from.len() > 1)?;
     }
-    Ok(0)
+    Ok(missing == 0)
 }
 
-/// Into the guest.
-fn put(typed: &Typed, source: End, vm: &str, path: &str) -> Result<u8, Trouble> {
-    let mode = mode(typed)?;
-    let (mut file, name, source_mode): (Box<dyn Read>, _, _) = match &source {
-        End::Standard => (Box::new(io::stdin().lock()), None, 0),
-        End::File(path) => {
-            let trouble = |e: io::Error| local("open", path, &e);
-            let file = File::open(path).map_err(trouble)?;
-            let meta = file.metadata().map_err(trouble)?;
-            if meta.is_dir() {
-                let why = format!("{}: Is a directory; only files are copied", path.display());
-                return Err(Trouble::Local(why));
+/// Into a guest. True: all of it.
+fn put(typed: &Typed, how: &How, sources: Vec<End>, vm: &str, path: &str) -> Result<bool, Trouble> {
+    let mut from = Vec::new();
+    for source in sources {
+        match source {
+            End::Here(source) => from.push(source),
+            End::Guest { .. } => {
+                let why = "from one guest to another: copy to this host first, or through a pipe";
+                return Err(Trouble::Usage(why.to_owned()));
             }
-            let mode = meta.mode() & 0o777;
-            (Box::new(file), path.file_name().map(OsStr::to_owned), mode)
-        }
-        End::Guest { .. } => return Err(unexpected()),
-    };
-    let mut path = path.to_owned();
-    if path.ends_with('/') {
-        let name = name.ok_or_else(|| {
-            Trouble::Usage(format!("{path}: stdin has no name; give the file one"))
-        })?;
-        path += utf8("name", &name)?;
-    }
-    let request = agent::WriteFile {
-        path,
-        mode: mode.unwrap_or(source_mode),
-        create_parents: typed.has("parents"),
-        ..Default::default()
-    };
-    upload(&mut client(typed)?, vm, request, &mut file).map_err(|trouble| match trouble {
-        Trouble::Failed(failure) if failure.message.ends_with("Is a directory") => {
-            let why = format!("{}; end it with / to copy into it", failure.message);
-            Trouble::Failed(Failure::new(failure.code, why))
-        }
-        other => other,
-    })?;
-    Ok(0)
-}
-
-fn download(
-    client: &mut Client,
-    vm: &str,
-    path: &str,
-    sink: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>,
-) -> Result<agent::ReadFileResponse, Trouble> {
-    let id = client.ask_agent(
-        vm,
-        Body::ReadFile(agent::ReadFile {
-            path: path.to_owned(),
-            ..Default::default()
-        }),
-    )?;
-    let mut credit = ReceiveCredit::default();
-    loop {
-        if let Some(bytes) = credit.grant() {
-            let stream = Stream::Data.into();
-            client.tell_agent(id, vm, Body::Credit(agent::Credit { stream, bytes }))?;
-        }
-        match client.wait_agent(id)? {
-            Body::StreamChunk(chunk) => {
-                if credit.receive(chunk.offset, chunk.data.len()).is_err() {
-                    return Err(unexpected());
-                }
-                sink(&chunk.data)?;
-                credit.consume(chunk.data.len());
-            }
-            Body::ReadFileResponse(answer) => {
-                // The guest counts too: fewer bytes than it sent must not pass for the whole file.
-                if answer.offset != credit.received() {
-                    let why = format!("{path}: bytes were lost on the way");
-                    return Err(Trouble::Failed(Failure::new(Code::Internal, why)));
-                }
-                return Ok(answer);
-            }
-            _ => return Err(unexpected()),
         }
     }
-}
-
-fn upload(
-    client: &mut Client,
-    vm: &str,
-    request: agent::WriteFile,
-    source: &mut dyn Read,
-) -> Result<agent::WriteFileResponse, Trouble> {
-    let id = client.ask_agent(vm, Body::WriteFile(request))?;
-    let mut credit = SendCredit::default();
-    let mut buffer = vec![0; CHUNK];
-    let mut ended = false;
-    loop {
-        while !ended && credit.available() > 0 {
-            let room = usize::try_from(credit.available())
-                .unwrap_or(CHUNK)
-                .min(CHUNK);
-            let read = fill(source, &mut buffer[..room])
-                .map_err(|e| Trouble::Local(format!("read: {}", system_text(&e))))?;
-            ended = read < room;
-            let chunk = agent::StreamChunk {
-                stream: Stream::Data.into(),
-                offset: credit.spend(read),
-                data: buffer[..read].to_vec(),
-                eof: ended,
-                ..Default::default()
-            };
-            client.tell_agent(id, vm, Body::StreamChunk(chunk))?;
-        }
-        match client.wait_agent(id)? {
-            Body::Credit(more) => credit.allow(more.bytes),
-            Body::WriteFileResponse(answer) => return Ok(answer),
-            _ => return Err(unexpected()),
+    if let ([source], false) = (&from[..], how.recursive || how.preserve) {
+        return file::put(&mut client(typed)?, how, source, vm, path);
+    }
+    let mut files = Vec::new();
+    for source in from {
+        match source {
+            file::End::File(path) => files.push(path),
+            file::End::Standard => return Err(standard()),
         }
     }
+    let missing = tree::put(&mut client(typed)?, how, &files, vm, path)?;
+    Ok(missing == 0)
 }
 
-/// Reads until the buffer is full or the source has ended.
-fn fill(source: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut have = 0;
-    while have < buffer.len() {
-        match source.read(&mut buffer[have..]) {
-            Ok(0) => break,
-            Ok(n) => have += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(have)
+fn standard() -> Trouble {
+    Trouble::Usage("- is one file, without -r and -p".to_owned())
 }
 
-/// A local file that takes its target's place when it is complete, or a device or pipe that is
-/// written to as the bytes come.
-enum Local {
-    Beside(Replacement, PathBuf),
-    InPlace(File, PathBuf),
+/// A line of what failed, with what to do next where that is known. It may hold a guest's words.
+fn hinted(line: &str) -> String {
+    let next = NEXT
+        .iter()
+        .find(|(begin, end, _)| line.starts_with(begin) && line.ends_with(end));
+    let next = next.map(|(_, _, next)| *next).unwrap_or_default();
+    render::plain(line) + next
 }
 
-impl Local {
-    fn new(target: &Path) -> Result<Self, Trouble> {
-        // Through a link to the file it names.
-        let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
-        let opened = if fs::metadata(&target).is_ok_and(|meta| !meta.is_file()) {
-            let file = File::options().write(true).open(&target);
-            file.map(|file| Self::InPlace(file, target.clone()))
-        } else {
-            Replacement::new(&target).map(|new| Self::Beside(new, target.clone()))
-        };
-        opened.map_err(|e| local("write", &target, &e))
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
-        let (file, target) = match self {
-            Self::Beside(new, target) => (new.file(), target),
-            Self::InPlace(file, target) => (file, target),
-        };
-        file.write_all(bytes)
-            .map_err(|e| local("write", target, &e))
-    }
-
-    /// A new file gets the guest's permissions, without set-id bits.
-    fn finish(self, mode: u32) -> Result<(), Trouble> {
-        let Self::Beside(new, target) = self else {
-            return Ok(());
-        };
-        let before = fs::metadata(&target).ok();
-        new.place(before.as_ref(), mode & 0o777)
-            .map_err(|e| local("write", &target, &e))
-    }
-}
-
-/// A target that is a directory gets the file under its own name.
-fn into_directory(target: PathBuf, path: &str) -> PathBuf {
-    let name = Path::new(path).file_name().filter(|_| target.is_dir());
-    match name {
-        Some(name) => target.join(name),
-        None => target,
-    }
-}
+/// How a line begins and ends, and what to do next.
+const NEXT: [(&str, &str, &str); 9] = [
+    (
+        "write",
+        "No space left on device",
+        "; make room there, or choose another target",
+    ),
+    (
+        "write",
+        "Disk quota exceeded",
+        "; make room there, or choose another target",
+    ),
+    (
+        "write",
+        "Read-only file system",
+        "; mount it writable, or choose another target",
+    ),
+    (
+        "write",
+        "No such file or directory",
+        "; --parents makes missing directories",
+    ),
+    (
+        "write",
+        "Is a directory",
+        "; give the file a name that is free",
+    ),
+    (
+        "",
+        "Not a directory",
+        "; a file is in the way: choose another path",
+    ),
+    ("", "File name too long", "; choose a shorter name"),
+    (
+        "",
+        ", not a file",
+        "; --device copies what can be read from it",
+    ),
+    (
+        "",
+        "does not know the request",
+        "; install the present agent in the guest",
+    ),
+];
 
 fn mode(typed: &Typed) -> Result<Option<u32>, Trouble> {
     let Some(value) = typed.value("mode") else {
@@ -298,8 +239,4 @@ fn mode(typed: &Typed) -> Result<Option<u32>, Trouble> {
             "--mode takes octal digits, as 0644".to_owned(),
         )),
     }
-}
-
-fn local(doing: &str, path: &Path, error: &io::Error) -> Trouble {
-    Trouble::Local(Failure::system(doing, &path.to_string_lossy(), error).message)
 }

@@ -183,13 +183,29 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "cp",
-        usage: "SOURCE TARGET",
-        about: "copy a file; one side is VM:PATH, - is stdin or stdout",
+        usage: "SOURCE... TARGET",
+        about: "copy files and trees; one side is VM:PATH, - is stdin or stdout",
         options: &[
             flag(
-                "parents",
+                "recursive",
+                Some('r'),
+                "directories with all they hold, links as links",
+            ),
+            flag(
+                "preserve",
                 Some('p'),
-                "make missing directories in the guest",
+                "keep owners by number, times and set-id bits",
+            ),
+            flag("parents", None, "make the target's missing directories"),
+            flag(
+                "resume",
+                None,
+                "keep what has come if interrupted, go on where it ended",
+            ),
+            flag(
+                "device",
+                None,
+                "read a device, or a FIFO until its writers leave",
             ),
             option(
                 "mode",
@@ -302,10 +318,8 @@ pub fn parse(
         };
         let Some(option) = found else {
             let mut why = arg.unexpected().to_string();
-            match command.name {
-                "exec" => why += "; put -- in front of the command",
-                "cp" => why += "; only single files are copied, pack a directory with tar",
-                _ => {}
+            if command.name == "exec" {
+                why += "; put -- in front of the command";
             }
             return Err(why);
         };

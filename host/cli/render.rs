@@ -42,6 +42,18 @@ pub fn plain(text: &str) -> String {
     out
 }
 
+/// As [`plain`], of a name, which may be any bytes.
+pub fn plain_bytes(name: &[u8]) -> String {
+    let mut out = String::new();
+    for chunk in name.utf8_chunks() {
+        out += &plain(chunk.valid());
+        for byte in chunk.invalid() {
+            out += &format!("\\x{byte:02x}");
+        }
+    }
+    out
+}
+
 /// `1.5 GiB`: three digits and a unit.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -150,6 +162,7 @@ mod tests {
     #[test]
     fn a_guests_text_cannot_reach_the_terminal() {
         assert_eq!(plain("a\x1b]0;evil\x07\n"), "a\\x1b]0;evil\\x07\\x0a");
+        assert_eq!(plain_bytes(b"a\x1b\xFFb\xC3\xB8"), "a\\x1b\\xffb\u{f8}");
         assert_eq!(escape_xml("/a'b&c"), "/a&apos;b&amp;c");
     }
 }

@@ -154,7 +154,12 @@ impl Daemon {
                 Some(Duration::from_secs(execute.timeout_seconds.into()) + LATE)
             }
             Some(
-                Body::Execute(_) | Body::AttachJob(_) | Body::ReadFile(_) | Body::WriteFile(_),
+                Body::Execute(_)
+                | Body::AttachJob(_)
+                | Body::ReadFile(_)
+                | Body::WriteFile(_)
+                | Body::ReadTree(_)
+                | Body::WriteTree(_),
             ) => None,
             Some(Body::ListJobs(_) | Body::KillJob(_)) => Some(QUESTION),
             _ => return self.refuse(client, request, &unknown_request()),

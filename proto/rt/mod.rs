@@ -6,5 +6,6 @@ pub mod random;
 pub mod replace;
 pub mod signal;
 pub mod sys;
+pub mod tree;
 
 pub use sys::clock;

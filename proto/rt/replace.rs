@@ -1,12 +1,15 @@
-//! A file that takes another's place when it is complete, and leaves nothing behind when it is not.
+//! A file that takes another's place when it is complete. When it is not, it leaves nothing behind, or
+//! what it has for a later try, where that was asked for.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use super::random;
-use super::sys::fd::name_unnamed;
+use super::sys::fd::{name_unnamed, try_lock};
+use super::sys::process::effective_user;
+use crate::archive;
 
 /// New content for `target`, in a file beside it.
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub struct Replacement {
     /// Its name, which dropping it removes. `None`: it has none yet (O_TMPFILE), so that not even a
     /// process that is killed leaves anything.
     temporary: Option<PathBuf>,
+    /// It stays if it is not complete.
+    is_kept: bool,
 }
 
 impl Replacement {
@@ -45,7 +50,64 @@ impl Replacement {
             file,
             target: target.to_owned(),
             temporary,
+            is_kept: false,
         })
+    }
+
+    /// The target's partial file, cut to its first `length` bytes and to be written behind them. It stays
+    /// there until it is complete.
+    ///
+    /// # Errors
+    /// As open(2) of a new file there; it is somebody else's, in use, or shorter.
+    pub fn resume(target: &Path, length: u64) -> io::Result<Self> {
+        let name = partial(target);
+        // Its name can be foreseen, so another could have put something there.
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&name)?;
+        let meta = file.metadata()?;
+        let is_ours = meta.is_file() && meta.nlink() == 1 && meta.uid() == effective_user();
+        if !is_ours || meta.len() < length {
+            return Err(io::Error::other("its partial file is not what it was"));
+        }
+        if !try_lock(&file)? {
+            return Err(io::Error::other("another copy fills its partial file"));
+        }
+        file.set_len(length)?;
+        file.seek(SeekFrom::Start(length))?;
+        Ok(Self {
+            file,
+            target: target.to_owned(),
+            temporary: Some(name),
+            is_kept: true,
+        })
+    }
+
+    /// Appends bytes, of which none may stand behind the end already. Zeros become a hole.
+    ///
+    /// # Errors
+    /// As write(2).
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.iter().any(|byte| *byte != 0) {
+            return self.file.write_all(bytes);
+        }
+        let length = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
+        self.file.seek(SeekFrom::Current(length))?;
+        Ok(())
+    }
+
+    /// Has the file end behind what was appended.
+    ///
+    /// # Errors
+    /// As ftruncate(2).
+    pub fn end(&mut self) -> io::Result<()> {
+        let end = self.file.stream_position()?;
+        self.file.set_len(end)
     }
 
     /// To be written.
@@ -91,8 +153,37 @@ impl Replacement {
 
 impl Drop for Replacement {
     fn drop(&mut self) {
-        if let Some(name) = &self.temporary {
+        if let Some(name) = self.temporary.as_ref().filter(|_| !self.is_kept) {
             let _ = fs::remove_file(name);
+        }
+    }
+}
+
+/// Where an interrupted write of this file keeps what it has.
+pub fn partial(target: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(".qx-partial");
+    parent(target).join(name)
+}
+
+/// The checksum of a file's next bytes, `length` at most, and how many they are.
+///
+/// # Errors
+/// As read(2).
+pub fn checksum(file: &File, length: u64) -> io::Result<(u64, u64)> {
+    let mut buffer = vec![0; 64 * 1024];
+    let (mut sum, mut count) = (archive::CHECKSUM, 0);
+    let mut file = file.take(length);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok((sum, count)),
+            Ok(n) => {
+                sum = archive::checksum(sum, &buffer[..n]);
+                count += n as u64;
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
     }
 }
@@ -155,8 +246,33 @@ mod tests {
             file: File::create(&name).unwrap(),
             target: directory.join("file"),
             temporary: Some(name),
+            is_kept: false,
         });
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_partial_file_stays_until_it_is_complete() {
+        let directory = directory("qx-partial");
+        let target = directory.join("file");
+        let mut new = Replacement::resume(&target, 0).unwrap();
+        new.append(b"some").unwrap();
+        let busy = Replacement::resume(&target, 0).unwrap_err();
+        assert!(busy.to_string().contains("another copy"), "{busy}");
+        drop(new);
+        assert_eq!(fs::read(partial(&target)).unwrap(), b"some");
+        assert!(Replacement::resume(&target, 5).is_err());
+        let mut new = Replacement::resume(&target, 3).unwrap();
+        new.append(&[0; 5]).unwrap();
+        new.end().unwrap();
+        new.place(None, 0o640).unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"som\0\0\0\0\0");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        // Not through a link that somebody has put there.
+        std::os::unix::fs::symlink("file", partial(&target)).unwrap();
+        assert!(Replacement::resume(&target, 0).is_err());
+        assert_eq!(fs::read(&target).unwrap().len(), 8);
         fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -117,7 +117,7 @@ fn directories_are_made_where_that_is_asked_for() {
     host.node.sh("web1", "rm -rf /tmp/deep");
     let out = put(&host, &[], b"x", "/tmp/deep/er/file");
     out.failed(1, &["/tmp/deep/er/file", "No such file or directory"]);
-    put(&host, &["-p"], b"x", "/tmp/deep/er/file").ok();
+    put(&host, &["--parents"], b"x", "/tmp/deep/er/file").ok();
     let said = host.node.sh(
         "web1",
         "stat -c %a /tmp/deep /tmp/deep/er; cat /tmp/deep/er/file",

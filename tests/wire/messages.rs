@@ -108,6 +108,7 @@ pub fn all() -> Vec<Golden> {
     let mut all = session();
     all.extend(commands());
     all.extend(files());
+    all.extend(trees());
     all.extend(streams());
     all
 }
@@ -402,6 +403,7 @@ fn files() -> Vec<Golden> {
                     offset: 1_000_000,
                     length: 4096,
                     chunk_size: 1024,
+                    ..Default::default()
                 }),
             ),
         ),
@@ -423,6 +425,108 @@ fn files() -> Vec<Golden> {
             ),
         ),
     ]
+}
+
+fn trees() -> Vec<Golden> {
+    let path = "/var/lib/data".into();
+    vec![
+        sealed(
+            "read_tree",
+            "Host to guest: a directory with all that is in it.",
+            10,
+            message(
+                REQUEST,
+                Body::ReadTree(agent::Tree {
+                    path,
+                    recursive: true,
+                    ..Default::default()
+                }),
+            ),
+        ),
+        sealed(
+            "read_tree_response",
+            "Guest to host: the archive went ahead.",
+            11,
+            message(
+                REQUEST,
+                Body::ReadTreeResponse(agent::TreeResponse {
+                    entries: 100_001,
+                    bytes: 1_000_000,
+                    problems: 1,
+                    ..Default::default()
+                }),
+            ),
+        ),
+        sealed(
+            "write_tree",
+            "Host to guest: an archive follows, for this directory.",
+            11,
+            message(
+                REQUEST,
+                Body::WriteTree(agent::Tree {
+                    path: "/srv".into(),
+                    into: true,
+                    preserve: true,
+                    create_parents: true,
+                    ..Default::default()
+                }),
+            ),
+        ),
+        sealed(
+            "write_tree_chunk",
+            "Host to guest: a whole archive, of a file, a problem and the end.",
+            12,
+            message(
+                REQUEST,
+                Body::StreamChunk(agent::StreamChunk {
+                    stream: Stream::Data.into(),
+                    data: archive(),
+                    eof: true,
+                    ..Default::default()
+                }),
+            ),
+        ),
+        sealed(
+            "write_tree_response",
+            "Guest to host: all of it is on the disk, but for one entry.",
+            12,
+            message(
+                REQUEST,
+                Body::WriteTreeResponse(agent::TreeResponse {
+                    entries: 1,
+                    bytes: 6,
+                    problems: 1,
+                    lines: vec!["write /srv/b: Is a directory".into()],
+                }),
+            ),
+        ),
+    ]
+}
+
+/// Of two sources, of which one cannot be read.
+fn archive() -> Vec<u8> {
+    let file = agent::TreeRecord {
+        kind: agent::TreeKind::File.into(),
+        path: b"a".to_vec(),
+        mode: 0o644,
+        modified_at: Some(WALL),
+        uid: 1000,
+        gid: 1000,
+        size: 6,
+        data: b"hello\n".to_vec(),
+        last: true,
+        ..Default::default()
+    };
+    let problem = agent::TreeRecord {
+        kind: agent::TreeKind::Problem.into(),
+        path: b"c".to_vec(),
+        ..Default::default()
+    };
+    let mut bytes = Vec::new();
+    for record in [file, problem, quantix::archive::end()] {
+        assert!(quantix::archive::encode(&record, &mut bytes));
+    }
+    bytes
 }
 
 fn streams() -> Vec<Golden> {

@@ -10,6 +10,7 @@ pub mod shared;
 pub mod sock_diag;
 pub mod socket;
 pub mod statvfs;
+pub mod tree;
 pub mod tty;
 pub mod uevent;
 pub mod uname;

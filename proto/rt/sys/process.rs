@@ -92,14 +92,21 @@ impl<const N: usize> From<&[&File; N]> for Keep {
 /// # Errors
 /// EAGAIN, ENOMEM (fork(2)).
 pub fn spawn(keep: impl Into<Keep>, work: impl FnOnce() -> i32) -> io::Result<Pid> {
+    let mut work = Some(work);
+    fork(&keep.into(), &mut || {
+        work.take().map_or(WORKER_FAILED, |work| work())
+    })
+}
+
+/// [`spawn`], once for all kinds of work.
+fn fork(Keep(keep): &Keep, work: &mut dyn FnMut() -> i32) -> io::Result<Pid> {
     debug_assert!(is_single_threaded());
-    let Keep(keep) = keep.into();
     let before = block_signals()?;
     // SAFETY: this process has one thread (asserted above in debug builds), so that the child's
     // copy of the heap and of every lock is consistent and it may allocate.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        let status = match become_worker(&keep) {
+        let status = match become_worker(keep) {
             Ok(()) => work(),
             Err(_) => WORKER_FAILED,
         };

@@ -1,0 +1,118 @@
+//! Trees on their way to the host, and from it: a child packs or unpacks, the loop passes the archive
+//! on as it passes a file's bytes.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, BufWriter, ErrorKind, Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use mio::{Registry, Token};
+use quantix::archive::{self, Decoder, PIECE};
+use quantix::error::{Code, Failure};
+use quantix::message::agent::TreeKind;
+use quantix::message::{AgentMessage, Body, agent, message};
+use quantix::rt::sys::process::{self, Pid};
+use quantix::rt::tree::pack::pack;
+use quantix::rt::tree::unpack::{Order, Unpack};
+
+use super::read::Read;
+use super::write::{Framing, Write};
+
+/// Bytes that a response has to say of entries that could not be made; the rest is counted.
+const MAX_LINES: usize = 8 * 1024;
+
+/// Starts sending a tree.
+pub fn read(
+    request: &agent::Tree,
+    registry: &Registry,
+    token: &dyn Fn(usize) -> Token,
+) -> Result<(Pid, Read), Failure> {
+    let shown = String::from_utf8_lossy(&request.path);
+    Read::begin(&shown, 0, registry, token, &|data| {
+        read_tree(request, data).map_err(|e| Failure::system("send", &shown, &e))
+    })
+}
+
+/// Starts making a tree.
+pub fn write(
+    request: &agent::Tree,
+    registry: &Registry,
+    token: &dyn Fn(usize) -> Token,
+) -> Result<(Pid, Write), Failure> {
+    let shown = String::from_utf8_lossy(&request.path);
+    Write::begin(&shown, Framing::Raw, registry, token, &|feed| {
+        write_tree(request, feed)
+    })
+}
+
+/// In the child.
+fn read_tree(request: &agent::Tree, data: &File) -> io::Result<AgentMessage> {
+    let mut out = BufWriter::with_capacity(2 * PIECE, data);
+    let mut answer = agent::TreeResponse::default();
+    let mut bytes = Vec::new();
+    let mut emit = |record: agent::TreeRecord| {
+        match record.kind() {
+            TreeKind::Problem => answer.problems += 1,
+            TreeKind::Data => {}
+            _ => answer.entries += 1,
+        }
+        if record.kind() != TreeKind::Symlink {
+            answer.bytes += record.data.len() as u64;
+        }
+        bytes.clear();
+        match archive::encode(&record, &mut bytes) {
+            true => out.write_all(&bytes),
+            false => Err(ErrorKind::InvalidData.into()),
+        }
+    };
+    let path = Path::new(OsStr::from_bytes(&request.path));
+    pack(path, request.recursive, &mut emit)?;
+    emit(archive::end())?;
+    answer.entries -= 1;
+    out.flush()?;
+    Ok(message("", Body::ReadTreeResponse(answer)))
+}
+
+/// In the child.
+fn write_tree(request: &agent::Tree, mut feed: &File) -> Result<AgentMessage, Failure> {
+    process::set_umask(0o022);
+    let mut answer = agent::TreeResponse::default();
+    let mut said = 0;
+    let mut report = |failure: Failure| {
+        answer.problems += 1;
+        said += failure.message.len();
+        if said <= MAX_LINES {
+            answer.lines.push(failure.message);
+        }
+    };
+    let order = Order {
+        target: OsStr::from_bytes(&request.path).into(),
+        into: request.into,
+        root: None,
+        preserve: request.preserve,
+        parents: request.create_parents,
+    };
+    let mut unpack = Unpack::new(order, &mut report)?;
+    let mut decoder = Decoder::default();
+    let mut buffer = vec![0; 2 * PIECE];
+    loop {
+        let n = match feed.read(&mut buffer) {
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            n => n.unwrap_or(0),
+        };
+        if n == 0 {
+            break;
+        }
+        decoder.extend(&buffer[..n]);
+        let garbled = |_| Failure::new(Code::Invalid, "what came is no archive");
+        while let Some(record) = decoder.take().map_err(garbled)? {
+            unpack.apply(record)?;
+        }
+    }
+    unpack.finish()?;
+    let (entries, bytes) = (unpack.entries, unpack.bytes);
+    drop(unpack);
+    (answer.entries, answer.bytes) = (entries, bytes);
+    Ok(message("", Body::WriteTreeResponse(answer)))
+}

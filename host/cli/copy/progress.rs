@@ -1,0 +1,71 @@
+//! How far a copy is, for somebody who watches: a bar on stderr where that is a terminal, else nothing.
+
+use std::io::{self, IsTerminal, Write};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::super::render;
+
+/// The bar, if there is one.
+pub struct Progress(Option<ProgressBar>);
+
+impl Progress {
+    /// Of so many bytes, if that is known.
+    pub fn new(total: impl FnOnce() -> Option<u64>) -> Self {
+        if !io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let total = total().filter(|total| *total > 0);
+        let template = match total {
+            Some(_) => "{msg:30!} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}",
+            None => "{msg:30!} {spinner} {bytes} {binary_bytes_per_sec} {elapsed}",
+        };
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Self(Some(bar))
+    }
+
+    /// It is this file's turn. Its name is shown as a name: it may hold anything.
+    pub fn name(&self, path: &[u8]) {
+        if let Some(bar) = &self.0 {
+            let name = path.rsplit(|byte| *byte == b'/').next();
+            bar.set_message(render::plain_bytes(name.unwrap_or_default()));
+        }
+    }
+
+    /// So many bytes more are done.
+    pub fn add(&self, bytes: usize) {
+        if let Some(bar) = &self.0 {
+            bar.inc(bytes as u64);
+        }
+    }
+
+    /// So many bytes were there before.
+    pub fn begin_at(&self, bytes: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_position(bytes);
+            bar.reset_eta();
+        }
+    }
+
+    /// A line beside the bar.
+    pub fn say(&self, line: &str) {
+        let say = || {
+            let _ = writeln!(io::stderr(), "qx-node: {line}");
+        };
+        match &self.0 {
+            Some(bar) => bar.suspend(say),
+            None => say(),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
