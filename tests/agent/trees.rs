@@ -38,7 +38,7 @@ fn unpack(talk: &mut Talk, request: Tree, records: &[TreeRecord]) -> Body {
     let mut answer = talk.ask("w", Body::WriteTree(request));
     let (mut at, mut allowed) = (0, 0);
     while let Body::Credit(credit) = answer {
-        allowed = allowed.max(credit.bytes as usize);
+        allowed = allowed.max(usize::try_from(credit.bytes).unwrap());
         while at < bytes.len() && at < allowed {
             let end = bytes.len().min(allowed).min(at + CHUNK);
             talk.chunk("w", at, &bytes[at..end], end == bytes.len());
