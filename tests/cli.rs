@@ -17,13 +17,14 @@ use crate::util::agent::{accept, lie};
 use crate::util::node::{Node, direct, qx, run};
 use crate::util::{Dir, Running, until_so};
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "vms",
     "ping",
     "info",
     "telemetry",
     "events",
     "exec",
+    "shell",
     "cp",
     "cat",
     "channel",
