@@ -316,6 +316,30 @@ fn records_in_no_order_are_no_archive() {
 }
 
 #[test]
+fn no_temporary_name_stays_where_files_need_one() {
+    let dir = Dir::new();
+    fs::write(dir.0.join("old"), "old").unwrap();
+    let half = |path| TreeRecord {
+        last: false,
+        ..entry(FILE, path, "x")
+    };
+    let mut report = |failure: Failure| panic!("{failure}");
+    let named = Unpack::new(order(&dir.0), &mut report).unwrap();
+    let mut unpack = named.with_names();
+    unpack.apply(entry(FILE, "old", "new")).unwrap();
+    unpack.apply(half("given-up")).unwrap();
+    assert_eq!(dir.list().len(), 2, "it has a name while it is written");
+    unpack
+        .apply(entry(TreeKind::Problem, "given-up", ""))
+        .unwrap();
+    assert_eq!(dir.list(), ["old"]);
+    unpack.apply(half("cut-off")).unwrap();
+    drop(unpack);
+    assert_eq!(dir.list(), ["old"]);
+    assert_eq!(fs::read(dir.0.join("old")).unwrap(), b"new");
+}
+
+#[test]
 fn what_cannot_be_made_is_named_and_the_rest_is_made() {
     let dir = Dir::new();
     fs::create_dir_all(dir.0.join("to/tree/is-directory")).unwrap();

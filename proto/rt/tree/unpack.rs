@@ -149,6 +149,13 @@ impl<'a> Unpack<'a> {
         }
     }
 
+    /// As on a file system without unnamed files.
+    #[cfg(test)]
+    pub(super) const fn with_names(mut self) -> Self {
+        self.no_unnamed = true;
+        self
+    }
+
     /// Has the disk hold all of it.
     ///
     /// # Errors
