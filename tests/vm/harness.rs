@@ -774,8 +774,10 @@ impl Own {
     /// The guest's agent and what it has forked, the agent first.
     #[track_caller]
     pub fn agents(&self) -> Vec<u32> {
-        let pids = self.node.sh("db1", "pidof quantix-kvm-agent");
-        let mut pids: Vec<u32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
+        // By the kernel's name for it, which pidof would not tell from that of a command's keeper.
+        let line = "grep -ls ^quantix-kvm-age /proc/[0-9]*/comm | cut -d/ -f3";
+        let pids = self.node.sh("db1", line);
+        let mut pids: Vec<u32> = pids.lines().map(|pid| pid.parse().unwrap()).collect();
         pids.sort_unstable();
         pids
     }

@@ -202,7 +202,7 @@ fn what_happens_to_a_guest_is_told() {
     own.node.start();
     own.node.wait_state("db1", "ready");
     let tells = |what: &str| own.story().iter().any(|told| told == what);
-    let line = "sleep 0.3; kill -9 $(pidof quantix-kvm-agent)";
+    let line = "sleep 0.3; kill -9 $(cut -d' ' -f4 /proc/$PPID/stat)";
     own.node.cli(&["exec", "db1", "--detach", "--", line]).ok();
     wait_until("the agent's end to be told", 30, || {
         tells("waiting for agent")

@@ -160,7 +160,8 @@ pub fn files_whole(node: &Node, place: &Place) {
         let bytes = fs::read(place.file("down").join(name)).unwrap();
         assert_eq!(bytes, b"old", "{name}");
     }
-    let line = "ls -A /tmp/in; stat -c %s /tmp/in/kept; pidof quantix-kvm-agent | wc -w";
+    let line = "ls -A /tmp/in; stat -c %s /tmp/in/kept; \
+        grep -ls ^quantix-kvm-age /proc/[0-9]*/comm | wc -l";
     let mut said = String::new();
     let whole = format!("kept\n{SIZE}\n1");
     wait_until("nothing of the transfers to be left", 20, || {
