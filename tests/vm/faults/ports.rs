@@ -42,7 +42,7 @@ fn a_port_that_was_taken_while_the_agent_was_away_is_waited_for() {
     drop(killer);
     assert_ne!(own.node.state("db1"), "absent");
     own.node
-        .cli(&["exec", "db1", "--", "true"])
+        .cli(&["exec", "-i", "db1", "--", "true"])
         .failed(125, &[]);
     wait_until("the agent to have the port", PATIENCE, || {
         own.vm.console().matches("is open").count() == 2
