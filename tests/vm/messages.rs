@@ -254,8 +254,16 @@ fn much_output_comes_whole_and_the_command_goes_on() {
 fn a_detached_command_goes_on_alone() {
     let host = shared();
     let begun = Instant::now();
-    let words = ["exec", "web1", "--detach", "--", "exec sleep 3072"];
-    let pid = number(&host.node.cli(&words).text());
+    let words = [
+        "exec",
+        "web1",
+        "--detach",
+        "--json",
+        "--",
+        "exec sleep 3072",
+    ];
+    let started: Value = serde_json::from_str(&host.node.cli(&words).text()).unwrap();
+    let pid = started["pid"].as_u64().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(20));
     let line = format!("tr '\\0' ' ' </proc/{pid}/cmdline");
     assert_eq!(host.node.sh("web1", &line), "sleep 3072 ");
