@@ -22,7 +22,7 @@ pub fn list(
     registry: &Registry,
     token: impl Fn(usize) -> Token,
 ) -> Result<(Pid, Worker), Failure> {
-    Worker::start("a reader", [], registry, token, |[]| {
+    Worker::start(("start", "a reader"), [], registry, token, |[]| {
         let jobs = root.tidy().into_iter().map(|found| public(found.job));
         let jobs = jobs.collect();
         Ok(message("", Body::JobList(agent::JobList { jobs })))
@@ -36,7 +36,7 @@ pub fn kill(
     registry: &Registry,
     token: impl Fn(usize) -> Token,
 ) -> Result<(Pid, Worker), Failure> {
-    Worker::start("a signal", [], registry, token, |[]| {
+    Worker::start(("start", "a signal"), [], registry, token, |[]| {
         let job = Some(public(end(request, root)?));
         let answer = agent::KillJobResponse { job };
         Ok(message("", Body::KillJobResponse(answer)))

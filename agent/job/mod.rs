@@ -72,7 +72,6 @@ struct Job {
 #[derive(Debug)]
 enum Work {
     Exec(Box<exec::Exec>),
-    Read(read::Read),
     Write(write::Write),
     Send(worker::Worker),
 }
@@ -157,8 +156,8 @@ impl Jobs {
                 (pid, Work::Exec(Box::new(exec)))
             }
             Body::ReadFile(request) => {
-                let (pid, read) = read::Read::start(request, registry, &token)?;
-                (pid, Work::Read(read))
+                let (pid, worker) = read::start(request, registry, &token)?;
+                (pid, Work::Send(worker))
             }
             Body::AttachJob(request) => {
                 let (pid, worker) = replay::start(request, &self.root, registry, token)?;
@@ -177,8 +176,8 @@ impl Jobs {
                 (pid, Work::Write(write))
             }
             Body::ReadTree(request) => {
-                let (pid, read) = tree::read(request, registry, &token)?;
-                (pid, Work::Read(read))
+                let (pid, worker) = tree::read(request, registry, &token)?;
+                (pid, Work::Send(worker))
             }
             Body::WriteTree(request) => {
                 let (pid, write) = tree::write(request, registry, &token)?;
@@ -206,7 +205,6 @@ impl Jobs {
         if let Some(Some(job)) = self.slots.get_mut(at / PIPES) {
             match &mut job.work {
                 Work::Exec(exec) => exec.on_ready(at % PIPES),
-                Work::Read(read) => read.on_ready(at % PIPES),
                 Work::Write(write) => write.on_ready(at % PIPES),
                 Work::Send(worker) => worker.on_ready(at % PIPES),
             }
@@ -222,7 +220,6 @@ impl Jobs {
         job.life = Life::Ended { ended, why };
         match &mut job.work {
             Work::Exec(exec) => exec.finish(),
-            Work::Read(read) => read.data.finish(),
             Work::Send(worker) => worker.sources.finish(),
             Work::Write(_) => {}
         }
@@ -235,7 +232,7 @@ impl Jobs {
         let received = match &mut job.work {
             Work::Exec(exec) => exec.receive(chunk),
             Work::Write(write) => write.receive(chunk),
-            Work::Read(_) | Work::Send(_) => Err(Fault::Overspent),
+            Work::Send(_) => Err(Fault::Overspent),
         };
         if received.is_err() {
             job.end(now, Why::BrokenStream);
@@ -246,7 +243,6 @@ impl Jobs {
     pub fn on_credit(&mut self, id: &MessageId, stream: Stream, total: u64) {
         match self.find(id).map(|job| &mut job.work) {
             Some(Work::Exec(exec)) => exec.allow(stream, total),
-            Some(Work::Read(read)) => read.data.allow(stream, total),
             Some(Work::Send(worker)) => worker.sources.allow(stream, total),
             Some(Work::Write(_)) | None => {}
         }
@@ -400,7 +396,7 @@ impl Job {
         }
         match &mut self.work {
             Work::Exec(exec) => exec.hang_up(),
-            Work::Read(_) | Work::Send(_) => process::signal_group(self.pid, Signal::KILL),
+            Work::Send(_) => process::signal_group(self.pid, Signal::KILL),
             // It removes its temporary file and ends.
             Work::Write(write) => write.feed.abandon(),
         }
@@ -415,7 +411,6 @@ impl Job {
         let why = self.life.why();
         match &mut self.work {
             Work::Exec(exec) if why.is_none() => exec.pull(&self.id, guest, buffer),
-            Work::Read(read) if why.is_none() => read.data.pull(&self.id, guest, buffer),
             Work::Send(worker) if why.is_none() => worker.sources.pull(&self.id, guest, buffer),
             _ => false,
         }
@@ -432,7 +427,6 @@ impl Job {
                     return Turn::Done;
                 }
             }
-            Work::Read(read) => read.result.gather(),
             Work::Send(worker) => worker.result.gather(),
             Work::Write(write) => {
                 write.result.gather();
@@ -457,7 +451,6 @@ impl Job {
                 }
                 exec.is_drained()
             }
-            Work::Read(read) if why.is_none() => read.is_drained(),
             Work::Send(worker) if why.is_none() => worker.is_drained(),
             _ => true,
         };
@@ -484,8 +477,7 @@ impl Job {
         match &mut self.work {
             Work::Exec(exec) if why.is_none() => exec.answer(),
             Work::Exec(_) => Err(cancelled()),
-            Work::Read(_) | Work::Send(_) if why.is_some() => Err(cancelled()),
-            Work::Read(read) => read.result.take(ended),
+            Work::Send(_) if why.is_some() => Err(cancelled()),
             Work::Send(worker) => worker.result.take(ended),
             Work::Write(write) => match write.result.take(ended) {
                 Err(_) if why.is_some() => Err(cancelled()),

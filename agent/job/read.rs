@@ -9,83 +9,41 @@ use mio::{Registry, Token};
 use quantix::error::{Code, Failure};
 use quantix::message::{AgentMessage, Body, Stream, agent, message};
 use quantix::rt::replace::{checksum, partial};
-use quantix::rt::sys::fd::{grow_pipe, pipe, send_file};
+use quantix::rt::sys::fd::send_file;
 use quantix::rt::sys::process::{self, Pid};
 use quantix::rt::tree::pack::kind_name;
 
-use super::pipe::Inlet;
+use super::absolute;
 use super::source::Source;
+use super::worker::Worker;
 use super::write::resolve;
-use super::{Answer, PIPE_SIZE, absolute};
 
-/// A file being read.
-#[derive(Debug)]
-pub struct Read {
-    pub data: Source,
-    /// The answer that goes behind the last chunk.
-    pub result: Answer,
+/// Starts reading the file.
+pub fn start(
+    request: &agent::ReadFile,
+    registry: &Registry,
+    token: &dyn Fn(usize) -> Token,
+) -> Result<(Pid, Worker), Failure> {
+    let (path, chunk) = (&request.path, request.chunk_size);
+    begin(path, chunk, registry, token, &|data| {
+        read_file(request, data)
+    })
 }
 
-/// The loop's ends, by number.
-pub const DATA: usize = 0;
-pub const RESULT: usize = 1;
-
-impl Read {
-    /// Starts reading the file.
-    pub fn start(
-        request: &agent::ReadFile,
-        registry: &Registry,
-        token: &dyn Fn(usize) -> Token,
-    ) -> Result<(Pid, Self), Failure> {
-        Self::begin(
-            &request.path,
-            request.chunk_size,
-            registry,
-            token,
-            &|data| read_file(request, data),
-        )
-    }
-
-    /// Starts a child that writes to the pipe what goes to the host.
-    pub fn begin(
-        path: &str,
-        chunk_size: u32,
-        registry: &Registry,
-        token: &dyn Fn(usize) -> Token,
-        work: &dyn Fn(&File) -> Result<AgentMessage, Failure>,
-    ) -> Result<(Pid, Self), Failure> {
-        absolute(path)?;
-        let system = |e| Failure::system("read", path, &e);
-        let (data, child_data) = pipe().map_err(system)?;
-        let (result, child_result) = pipe().map_err(system)?;
-        grow_pipe(&data, PIPE_SIZE);
-        let data = Inlet::new(data, registry, token(DATA)).map_err(system)?;
-        let result = Inlet::new(result, registry, token(RESULT)).map_err(system)?;
-        let pid = process::spawn(&[&child_data, &child_result], || {
-            process::become_batch();
-            super::report(&child_result, work(&child_data))
-        })
-        .map_err(system)?;
-        let read = Self {
-            data: Source::new(data, Stream::Data).with_chunk(chunk_size),
-            result: Answer::new(result),
-        };
-        Ok((pid, read))
-    }
-
-    /// An event came for one of the pipes.
-    pub fn on_ready(&mut self, pipe: usize) {
-        match pipe {
-            DATA => self.data.on_ready(),
-            _ => self.result.on_ready(),
-        }
-    }
-
-    /// The child is gone. Every byte has been sent, so that the answer may follow; a failure does
-    /// not wait for that.
-    pub fn is_drained(&mut self) -> bool {
-        self.data.is_drained() || self.result.is_failure()
-    }
+/// Starts a child that writes to the pipe what goes to the host.
+pub fn begin(
+    path: &str,
+    chunk_size: u32,
+    registry: &Registry,
+    token: &dyn Fn(usize) -> Token,
+    work: &dyn Fn(&File) -> Result<AgentMessage, Failure>,
+) -> Result<(Pid, Worker), Failure> {
+    absolute(path)?;
+    let source = |inlet| Source::new(inlet, Stream::Data).with_chunk(chunk_size);
+    Worker::start(("read", path), [&source], registry, token, |[data]| {
+        process::become_batch();
+        work(&data)
+    })
 }
 
 /// In the child.

@@ -29,11 +29,11 @@ pub fn start(
     registry: &Registry,
     token: impl Fn(usize) -> Token,
 ) -> Result<(Pid, Worker), Failure> {
-    let streams: [fn(_) -> Source; 2] = [
-        |inlet| Source::new(inlet, Stream::Stdout).in_records(),
-        |inlet| Source::new(inlet, Stream::Stderr).in_records(),
+    let streams: [&dyn Fn(_) -> Source; 2] = [
+        &|inlet| Source::new(inlet, Stream::Stdout).in_records(),
+        &|inlet| Source::new(inlet, Stream::Stderr).in_records(),
     ];
-    Worker::start("a reader", streams, registry, token, |ends| {
+    Worker::start(("start", "a reader"), streams, registry, token, |ends| {
         replay(request, root, ends)
     })
 }

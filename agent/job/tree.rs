@@ -16,7 +16,8 @@ use quantix::rt::sys::process::{self, Pid};
 use quantix::rt::tree::pack::pack;
 use quantix::rt::tree::unpack::{Order, Unpack};
 
-use super::read::Read;
+use super::read::begin;
+use super::worker::Worker;
 use super::write::{Framing, Write};
 
 /// Bytes that a response has to say of entries that could not be made; the rest is counted.
@@ -27,9 +28,9 @@ pub fn read(
     request: &agent::Tree,
     registry: &Registry,
     token: &dyn Fn(usize) -> Token,
-) -> Result<(Pid, Read), Failure> {
+) -> Result<(Pid, Worker), Failure> {
     let shown = String::from_utf8_lossy(&request.path);
-    Read::begin(&shown, 0, registry, token, &|data| {
+    begin(&shown, 0, registry, token, &|data| {
         read_tree(request, data).map_err(|e| Failure::system("send", &shown, &e))
     })
 }

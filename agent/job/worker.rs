@@ -25,15 +25,15 @@ const RESULT: usize = 2;
 
 impl Worker {
     /// Starts `work` with one pipe for each of `streams`, of which there are two at most, and an
-    /// answer that it returns. `what` is for the message if that fails.
+    /// answer that it returns. `doing` and `what` are for the message if that fails.
     pub fn start<const N: usize>(
-        what: &str,
-        streams: [fn(Inlet) -> Source; N],
+        (doing, what): (&str, &str),
+        streams: [&dyn Fn(Inlet) -> Source; N],
         registry: &Registry,
         token: impl Fn(usize) -> Token,
         work: impl FnOnce([File; N]) -> Result<AgentMessage, Failure>,
     ) -> Result<(Pid, Self), Failure> {
-        let system = |e| Failure::system("start", what, &e);
+        let system = |e| Failure::system(doing, what, &e);
         let mut sources = Vec::new();
         let mut ends = Vec::new();
         for (at, source) in streams.into_iter().enumerate() {
