@@ -10,7 +10,7 @@ use prost::Message;
 
 use crate::frame::{Decoder, Seal, read_seal, sealed_len, write_frame};
 use crate::ids::{MessageId, SessionId};
-use crate::limits::{FLUSH, IDLE, MAX_REPORTS, MAX_UNSEALED, MAX_WRITE, WRITE_COST};
+use crate::limits::{FLUSH, IDLE, MAX_REPORTS, MAX_UNSEALED, MAX_WRITE};
 use crate::message::{AgentMessage, Body, agent, message, peek_message_id};
 use crate::outbox::{About, Item, Next, Outbox, Taken};
 use crate::window::{ReceiveWindow, SendWindow, Side};
@@ -173,12 +173,7 @@ impl Endpoint {
         let body = pong.encode_to_vec();
         self.append(|out| write_frame(out, &body, None));
         self.counters.frames_out += 1;
-        let ahead = if flush {
-            FLUSH as u64 + (FLUSH.div_ceil(MAX_WRITE) as u64) * WRITE_COST
-        } else {
-            0
-        };
-        self.start_session(id, self.queued, ahead);
+        self.start_session(id, self.queued, if flush { FLUSH } else { 0 });
     }
 
     /// Opens a session that the guest has drawn. This side's count begins at `start`, the end of
@@ -187,7 +182,7 @@ impl Endpoint {
         self.start_session(id, start, 0);
     }
 
-    fn start_session(&mut self, id: SessionId, start: u64, ahead: u64) {
+    fn start_session(&mut self, id: SessionId, start: u64, ahead: usize) {
         let mut sending = SendWindow::new(self.side, ahead);
         if self.written > start {
             let since = usize::try_from(self.written - start).unwrap_or(usize::MAX);
@@ -449,7 +444,7 @@ fn judge(session: &mut Option<Session>, counters: &mut Counters, body: &[u8]) ->
     let seal = read_seal(body);
     match (seal, session) {
         (Some(seal), Some(session)) if seal.session == session.id => {
-            session.receiving.on_frame();
+            session.receiving.on_frame(body.len());
             if seal.number != session.next_in {
                 counters.bad_frames += 1;
                 return Some(Incoming::Fault("frames were lost, repeated or joined"));
@@ -477,7 +472,7 @@ fn judge(session: &mut Option<Session>, counters: &mut Counters, body: &[u8]) ->
         }
         (None, session) => {
             if let Some(session) = session {
-                session.receiving.on_frame();
+                session.receiving.on_frame(body.len());
             }
             match short(body) {
                 Some(message) => {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::window::{charge, frame_cost};
+
 /// Longest frame body in bytes. A whole flush and a Ping must fit into the host's socket buffer
 /// (212,992 bytes by default) even when nobody reads it.
 pub const MAX_FRAME: usize = 128 * 1024;
@@ -30,12 +32,11 @@ pub const CHUNK: usize = MAX_WRITE - 256;
 /// worth decoding.
 pub const MAX_UNSEALED: usize = 1024;
 
-/// Guest to host: bytes plus `WRITE_COST` a write that the host has not acknowledged. Below this
-/// everything in flight sits in QEMU's socket buffer and QEMU never throttles the port.
-pub const GUEST_WINDOW: u64 = 160 * 1024;
-
-/// What one write costs the socket beside its bytes (the kernel's `sk_buff`).
-pub const WRITE_COST: u64 = 768;
+/// Guest to host: what the host has not acknowledged, as QEMU's socket is charged for it
+/// ([`charge`](crate::window::charge)). Five whole writes, and below that everything in flight sits in
+/// the socket's buffer of 212,992 bytes and QEMU never throttles the port: even where the host has read,
+/// and acknowledged, all but the last byte of a write that is charged until it is read whole.
+pub const GUEST_WINDOW: u64 = 168 * 1024;
 
 /// Host to guest: unacknowledged bytes and writes that surely fit into the 128 buffers of 4 KiB
 /// of the guest's receive ring, so that nothing is lost when a side closes.
@@ -43,10 +44,10 @@ pub const HOST_WINDOW: u64 = 256 * 1024;
 /// See [`HOST_WINDOW`].
 pub const HOST_WRITES: usize = 64;
 
-/// A receiver acknowledges after this many bytes, with `WRITE_COST` counted for each frame. It is
-/// small enough that the longest frame still fits into the sender's window when everything but
-/// this has been acknowledged, so a window can never stay shut.
-pub const ACK_EVERY: u64 = 24 * 1024;
+/// A receiver acknowledges after so much, as [`frame_cost`](crate::window::frame_cost) counts: behind
+/// every second whole write. It is small enough that the longest frame still fits into the sender's
+/// window when everything but this has been acknowledged, so a window can never stay shut.
+pub const ACK_EVERY: u64 = 36 * 1024;
 
 /// Bytes that a stream's receiver lets its sender be ahead.
 pub const STREAM_WINDOW: u64 = 256 * 1024;
@@ -101,8 +102,9 @@ pub const MAX_PONGS: usize = 2 * MAX_PINGS;
 const _: () = assert!(MAX_FRAME < (IDLE as usize) << 24);
 // A window that is open but for what the receiver has not yet acknowledged takes the longest frame.
 const _: () = assert!(
-    ACK_EVERY + (MAX_FRAME + HEADER) as u64 + 5 * WRITE_COST <= GUEST_WINDOW
+    ACK_EVERY + charge(MAX_FRAME + HEADER) <= GUEST_WINDOW
         && ACK_EVERY + (MAX_FRAME + HEADER) as u64 <= HOST_WINDOW
-        && ACK_EVERY / WRITE_COST + 5 <= HOST_WRITES as u64
+        && ACK_EVERY / frame_cost(1) + 5 <= HOST_WRITES as u64
 );
+const _: () = assert!(5 * charge(MAX_WRITE) <= GUEST_WINDOW);
 const _: () = assert!(CHUNK + 256 <= MAX_WRITE);

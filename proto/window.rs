@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::limits::{ACK_EVERY, GUEST_WINDOW, HOST_WINDOW, HOST_WRITES, MAX_WRITE, WRITE_COST};
+use crate::limits::{ACK_EVERY, GUEST_WINDOW, HEADER, HOST_WINDOW, HOST_WRITES, MAX_WRITE};
 
 /// Which side's rules bound the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +22,12 @@ pub struct SendWindow {
     side: Side,
     sent: u64,
     acknowledged: u64,
-    /// The total at the end of each write that is not wholly acknowledged.
-    writes: VecDeque<u64>,
-    /// Bytes of a flush that went ahead of the session and may still be in the pipe; forgotten at
-    /// the first acknowledgement.
+    /// Each write that is not wholly acknowledged: the total at its end, and its bytes.
+    writes: VecDeque<(u64, usize)>,
+    /// What the socket is charged for those beside their bytes.
+    overhead: u64,
+    /// What is charged for a flush that went ahead of the session and may still be in the pipe;
+    /// forgotten at the first acknowledgement.
     ahead: u64,
 }
 
@@ -34,27 +36,25 @@ pub struct SendWindow {
 pub struct Overacknowledged;
 
 impl SendWindow {
-    /// An empty window; `ahead` bytes of flush were sent just before it.
-    pub const fn new(side: Side, ahead: u64) -> Self {
+    /// An empty window; a flush of `ahead` bytes was sent just before it.
+    pub const fn new(side: Side, ahead: usize) -> Self {
         Self {
             side,
             sent: 0,
             acknowledged: 0,
             writes: VecDeque::new(),
-            ahead,
+            overhead: 0,
+            ahead: if ahead > 0 { charge(ahead) } else { 0 },
         }
     }
 
     /// Whether `bytes` more, all of them, may be put on their way.
     pub fn fits(&self, bytes: usize) -> bool {
-        let writes = bytes.div_ceil(MAX_WRITE);
         match self.side {
-            Side::Guest => {
-                self.in_flight() + bytes as u64 + writes as u64 * WRITE_COST <= GUEST_WINDOW
-            }
+            Side::Guest => self.in_flight() + charge(bytes) <= GUEST_WINDOW,
             Side::Host => {
                 self.in_flight() + bytes as u64 <= HOST_WINDOW
-                    && self.writes.len() + writes <= HOST_WRITES
+                    && self.writes.len() + bytes.div_ceil(MAX_WRITE) <= HOST_WRITES
             }
         }
     }
@@ -64,10 +64,16 @@ impl SendWindow {
     /// other side has a reason to acknowledge.
     pub fn on_sent(&mut self, bytes: usize, continued: bool) {
         self.sent += bytes as u64;
-        if continued {
-            self.writes.pop_back();
+        let before = match continued {
+            true => self.writes.pop_back().map_or(0, |write| write.1),
+            false => 0,
+        };
+        let whole = before + bytes;
+        if before > 0 {
+            self.overhead -= overhead(before);
         }
-        self.writes.push_back(self.sent);
+        self.overhead += overhead(whole);
+        self.writes.push_back((self.sent, whole));
     }
 
     /// The other side has read `total` bytes.
@@ -80,7 +86,10 @@ impl SendWindow {
         }
         self.ahead = 0;
         self.acknowledged = self.acknowledged.max(total);
-        while self.writes.front().is_some_and(|end| *end <= total) {
+        while let Some((end, bytes)) = self.writes.front()
+            && *end <= total
+        {
+            self.overhead -= overhead(*bytes);
             self.writes.pop_front();
         }
         Ok(())
@@ -91,11 +100,11 @@ impl SendWindow {
         self.acknowledged
     }
 
-    /// Bytes that count against the window now, with each write's cost for a guest.
-    pub fn in_flight(&self) -> u64 {
-        let bytes = self.sent - self.acknowledged + self.ahead;
+    /// Bytes that count against the window now, with what is charged beside them for a guest.
+    pub const fn in_flight(&self) -> u64 {
+        let bytes = self.sent - self.acknowledged;
         match self.side {
-            Side::Guest => bytes + self.writes.len() as u64 * WRITE_COST,
+            Side::Guest => bytes + self.overhead + self.ahead,
             Side::Host => bytes,
         }
     }
@@ -112,7 +121,8 @@ pub struct ReceiveWindow {
     received: u64,
     /// The total last acknowledged.
     acknowledged: u64,
-    frames: u64,
+    /// What the frames read since then cost beside their bytes.
+    overhead: u64,
 }
 
 impl ReceiveWindow {
@@ -121,22 +131,50 @@ impl ReceiveWindow {
         self.received += bytes as u64;
     }
 
-    /// Notes a frame, which stands for at most one write more than its bytes tell.
-    pub const fn on_frame(&mut self) {
-        self.frames += 1;
+    /// Notes a frame whose body has so many bytes.
+    pub const fn on_frame(&mut self, body: usize) {
+        let whole = HEADER + body;
+        self.overhead += frame_cost(whole) - whole as u64;
     }
 
     /// The sender needs an acknowledgement soon.
     pub const fn is_due(&self) -> bool {
-        self.received - self.acknowledged + self.frames * WRITE_COST >= ACK_EVERY
+        self.received - self.acknowledged + self.overhead >= ACK_EVERY
     }
 
     /// The total to acknowledge now.
     pub const fn acknowledge(&mut self) -> u64 {
         self.acknowledged = self.received;
-        self.frames = 0;
+        self.overhead = 0;
         self.received
     }
+}
+
+/// What writes of so many bytes, the last of less than [`MAX_WRITE`], are charged against the sending
+/// socket's buffer: each up to 3776 bytes is one block of memory, a power of two, with 320 bytes for
+/// `skb_shared_info` in it and 256 for the `sk_buff` beside it; longer ones have whole pages for all but
+/// what is over (`unix_stream_sendmsg`, net/unix/af_unix.c; `__alloc_skb`, net/core/skbuff.c).
+pub const fn charge(bytes: usize) -> u64 {
+    const PAGE: usize = 4096;
+    const BLOCK: usize = PAGE - 320;
+    let last = bytes % MAX_WRITE;
+    let mut sum = bytes / MAX_WRITE * (MAX_WRITE + 768);
+    if last > 0 {
+        let over = last.saturating_sub(BLOCK).div_ceil(PAGE) * PAGE;
+        let paged = if over < last { over } else { last };
+        sum += paged.div_ceil(PAGE) * PAGE + (last - paged + 320).next_power_of_two() + 256;
+    }
+    sum as u64
+}
+
+/// At most what is charged for a frame of so many bytes, header included, however it is joined with
+/// others to writes: two that share a write can cost 1280 more than alone.
+pub const fn frame_cost(bytes: usize) -> u64 {
+    charge(bytes) + 640
+}
+
+const fn overhead(bytes: usize) -> u64 {
+    charge(bytes) - bytes as u64
 }
 
 #[cfg(test)]
@@ -146,6 +184,38 @@ mod tests {
 
     use super::*;
     use crate::limits::{FLUSH, HEADER, MAX_FRAME};
+
+    /// A socket takes a write for as long as what it holds is less than its buffer, so the count of
+    /// those that it takes tells what each is charged.
+    #[test]
+    fn a_write_is_charged_what_this_kernel_charges_for_it() {
+        use std::io::{ErrorKind, Write};
+        use std::os::unix::net::UnixStream;
+        let default = std::fs::read_to_string("/proc/sys/net/core/wmem_default").unwrap();
+        let buffer: u64 = default.trim().parse().unwrap();
+        let edges = [1, 192, 193, 704, 705, 1728, 1729, 3776, 3777, 4096, 8192];
+        for size in edges
+            .into_iter()
+            .chain((30..MAX_WRITE).step_by(997))
+            .chain([MAX_WRITE])
+        {
+            let (mut near, _far) = UnixStream::pair().unwrap();
+            near.set_nonblocking(true).unwrap();
+            let mut taken = 0;
+            loop {
+                match near.write(&vec![0; size]) {
+                    Ok(n) => taken += u64::from(n == size),
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                    Err(e) => panic!("{e}"),
+                }
+            }
+            let charge = charge(size);
+            assert!(
+                (taken - 1) * charge < buffer && buffer <= taken * charge,
+                "{taken} writes of {size} bytes fit into {buffer}, at {charge} each"
+            );
+        }
+    }
 
     #[test]
     fn a_peer_that_acknowledges_too_much_is_caught() {
@@ -159,8 +229,8 @@ mod tests {
 
     #[test]
     fn a_flush_counts_until_the_first_acknowledgement() {
-        let mut window = SendWindow::new(Side::Guest, FLUSH as u64);
-        assert!(!window.fits(32 * 1024));
+        let mut window = SendWindow::new(Side::Guest, FLUSH);
+        assert!(!window.fits(40 * 1024));
         assert!(window.fits(16 * 1024));
         assert!(!window.is_empty());
         window.on_acknowledged(0).unwrap();
@@ -191,6 +261,23 @@ mod tests {
     }
 
     proptest! {
+        /// The receiver counts frames, the sender writes.
+        #[test]
+        fn frames_cost_at_least_what_their_writes_are_charged(
+            sizes in vec(prop_oneof![21usize..200, 21usize..2000, 21usize..40_000], 1..40),
+        ) {
+            let (mut writes, mut open, mut frames) = (0, 0, 0);
+            for size in sizes {
+                frames += frame_cost(size);
+                if open + size > MAX_WRITE {
+                    writes += charge(open);
+                    open = 0;
+                }
+                open += size;
+                prop_assert!(writes + charge(open) <= frames);
+            }
+        }
+
         /// However frames are sized, the longest frame fits again once the receiver has read
         /// everything and acknowledged what its own rule told it to. So a window never stays shut.
         #[test]
@@ -210,7 +297,7 @@ mod tests {
                     receiver.on_bytes(write);
                     left -= write;
                 }
-                receiver.on_frame();
+                receiver.on_frame(size - HEADER);
                 prop_assert!(sender.in_flight() <= GUEST_WINDOW.max(HOST_WINDOW));
                 if receiver.is_due() {
                     sender.on_acknowledged(receiver.acknowledge()).unwrap();

@@ -40,7 +40,7 @@ pub struct World {
 
 /// What a guest may have in flight so that QEMU never throttles its port (docs/protocol.md), whatever
 /// the code believes.
-const WINDOW: usize = 160 * 1024;
+const WINDOW: usize = 168 * 1024;
 
 /// A Pong, an acknowledgement: what no window holds back is short, and there is not much of it.
 const URGENT: usize = 16 * 1024;

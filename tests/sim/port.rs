@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::queue::{Piece, Queue, SOCKET, WRITE_COST};
+use super::queue::{Piece, Queue, SOCKET, overhead};
 
 /// Buffers of either ring, and the size of those that the guest receives into.
 pub const RING: usize = 128;
@@ -216,9 +216,9 @@ impl Port {
         socket
             .chain(&self.vring.pieces)
             .filter(|piece| mark.is_none_or(|mark| mark == piece.mark))
-            .map(|piece| piece.bytes.len() - piece.read)
-            .fold((0, 0), |(bytes, cost), left| {
-                (bytes + left, cost + left + WRITE_COST)
+            .fold((0, 0), |(bytes, cost), piece| {
+                let left = piece.bytes.len() - piece.read;
+                (bytes + left, cost + left + overhead(piece.bytes.len()))
             })
     }
 
@@ -355,7 +355,7 @@ impl Port {
                     read,
                     mark: 0,
                 };
-                self.vring.cost += again.bytes.len() + WRITE_COST;
+                self.vring.cost += again.bytes.len() + overhead(again.bytes.len());
                 self.vring.pieces.insert(buffer, again);
             }
         }

@@ -2,9 +2,15 @@
 
 use std::collections::VecDeque;
 
+use quantix::window::charge;
+
 /// What a Unix socket takes before it refuses more, with the kernel's own cost of each write.
 pub const SOCKET: usize = 212_992;
-pub const WRITE_COST: usize = 768;
+
+/// What a write is charged for beside its bytes, until it is read whole.
+pub fn overhead(bytes: usize) -> usize {
+    usize::try_from(charge(bytes)).unwrap() - bytes
+}
 
 /// Bytes on their way, in the pieces in which they were written.
 #[derive(Clone, Default)]
@@ -23,13 +29,13 @@ pub struct Piece {
 
 impl Queue {
     pub fn push(&mut self, piece: Piece) {
-        self.cost += piece.bytes.len() + WRITE_COST;
+        self.cost += piece.bytes.len() + overhead(piece.bytes.len());
         self.pieces.push_back(piece);
     }
 
     pub fn remove(&mut self, at: usize) -> Option<Piece> {
         let piece = self.pieces.remove(at)?;
-        self.cost -= piece.bytes.len() + WRITE_COST;
+        self.cost -= piece.bytes.len() + overhead(piece.bytes.len());
         Some(piece)
     }
 

@@ -11,8 +11,9 @@ use std::time::Instant;
 use prost::Message;
 use quantix::frame::{Decoder, Seal, read_seal, write_frame};
 use quantix::ids::SessionId;
-use quantix::limits::{ACK_EVERY, IDLE, MAX_FRAME, WRITE_COST};
+use quantix::limits::{ACK_EVERY, HEADER, IDLE, MAX_FRAME};
 use quantix::message::{AgentMessage, Body, Stream, agent, message};
+use quantix::window::frame_cost;
 
 use super::{Dir, PATIENCE, Process, until};
 
@@ -85,10 +86,9 @@ pub struct Talk {
     pub session: Option<SessionId>,
     pub next_out: u64,
     next_in: u64,
-    /// Bytes of the session read, those acknowledged, and frames read since.
+    /// Bytes of the session read, and what the frames read since the last acknowledgement cost.
     received: u64,
-    acknowledged: u64,
-    frames: u64,
+    cost: u64,
 }
 
 impl Talk {
@@ -102,8 +102,7 @@ impl Talk {
             next_out: 1,
             next_in: 1,
             received: 0,
-            acknowledged: 0,
-            frames: 0,
+            cost: 0,
         }
     }
 
@@ -172,8 +171,8 @@ impl Talk {
             assert_eq!(seal.number, self.next_in, "numbers have a gap");
             self.next_in += 1;
             let message = AgentMessage::decode(&body[..]).unwrap();
-            self.frames += 1;
-            if self.received - self.acknowledged + self.frames * WRITE_COST >= ACK_EVERY {
+            self.cost += frame_cost(HEADER + body.len());
+            if self.cost >= ACK_EVERY {
                 self.acknowledge();
             }
             match &message.body {
@@ -320,8 +319,7 @@ impl Talk {
     }
 
     fn acknowledge(&mut self) {
-        self.acknowledged = self.received;
-        self.frames = 0;
+        self.cost = 0;
         let bytes = self.received;
         self.send("", Body::Credit(agent::Credit { stream: 0, bytes }));
     }
