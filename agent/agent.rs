@@ -233,20 +233,31 @@ impl Agent {
 
     /// Reads a turn's share. True: there may be more.
     fn read(&mut self, now: Time) -> bool {
+        if !self.port.is_readable() {
+            return false;
+        }
+        let moment = Moment {
+            now,
+            wall: clock::wall(),
+            uptime_seconds: clock::uptime_seconds(),
+        };
         let mut buffer = [0; 4096];
         for _ in 0..READS_A_TURN {
             if !self.port.is_readable() {
                 return false;
             }
-            match self.port.read(now, &mut buffer) {
+            let (place, is_in_place) = match self.guest.space() {
+                Some(space) => (space, true),
+                None => (&mut buffer[..], false),
+            };
+            match self.port.read(now, place) {
                 Moved::Bytes(n) => {
-                    let moment = Moment {
-                        now,
-                        wall: clock::wall(),
-                        uptime_seconds: clock::uptime_seconds(),
-                    };
-                    self.guest
-                        .handle_bytes(&moment, &buffer[..n], &mut random::number);
+                    let random = &mut random::number;
+                    if is_in_place {
+                        self.guest.handle_filled(&moment, n, random);
+                    } else {
+                        self.guest.handle_bytes(&moment, &buffer[..n], random);
+                    }
                     self.act(now);
                 }
                 Moved::Blocked => return false,
@@ -292,7 +303,10 @@ impl Agent {
                     self.report_at = None;
                 }
                 Event::Request(id, body) => self.on_request(id, &body),
-                Event::Chunk(id, chunk) => self.jobs.on_chunk(now, &id, &chunk),
+                Event::Chunk(id, chunk) => {
+                    self.jobs.on_chunk(now, &id, &chunk);
+                    self.guest.recycle(chunk);
+                }
                 Event::Credit(id, stream, total) => self.jobs.on_credit(&id, stream, total),
                 Event::Told(id, what) => self.jobs.on_told(&id, &what),
                 Event::Cancel(id) => self.jobs.on_cancel(now, &id),

@@ -1,7 +1,5 @@
 //! Credit of one stream: how far a sender may run ahead of its receiver, in bytes.
 
-use crate::limits::STREAM_WINDOW;
-
 /// The sender's end.
 #[derive(Debug, Default)]
 pub struct SendCredit {
@@ -51,12 +49,6 @@ pub enum Fault {
     Gap,
     /// More than the credit allowed.
     Overspent,
-}
-
-impl Default for ReceiveCredit {
-    fn default() -> Self {
-        Self::new(STREAM_WINDOW)
-    }
 }
 
 impl ReceiveCredit {

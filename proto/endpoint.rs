@@ -8,11 +8,13 @@ use std::collections::VecDeque;
 
 use prost::Message;
 
+use crate::chunk::{self, Chunk, Found};
 use crate::frame::{Decoder, Seal, read_seal, sealed_len, write_frame};
 use crate::ids::{MessageId, SessionId};
 use crate::limits::{FLUSH, IDLE, MAX_REPORTS, MAX_UNSEALED, MAX_WRITE};
 use crate::message::{AgentMessage, Body, agent, message, peek_message_id};
-use crate::outbox::{About, Item, Next, Outbox, Taken};
+use crate::out::Out;
+use crate::outbox::{About, Item, Load, Next, Outbox, Taken};
 use crate::window::{ReceiveWindow, SendWindow, Side};
 
 /// What happened on this end, since it was made. Every dropped byte is in one of these.
@@ -45,9 +47,9 @@ pub struct Endpoint {
     outbox: Outbox,
     /// Frames that no window holds back: Ping, Pong, a flush.
     urgent: VecDeque<Urgent>,
-    /// The bytes being written; `at` of them are.
-    out: Vec<u8>,
-    at: usize,
+    out: Out,
+    /// Memory for the body of the next chunk.
+    spare: Vec<u8>,
     /// Bytes ever put into `out`, and ever written, on this connection.
     queued: u64,
     written: u64,
@@ -74,6 +76,13 @@ struct Session {
 }
 
 impl Session {
+    fn next_seal(&mut self) -> Seal {
+        let number = self.next_out;
+        self.next_out += 1;
+        let session = self.id;
+        Seal { session, number }
+    }
+
     /// A host that reads nothing is not sent one report after the other, which it would find old.
     fn takes_report(&mut self) -> bool {
         let acknowledged = self.sending.acknowledged();
@@ -100,6 +109,8 @@ pub enum Incoming {
     Unsealed(AgentMessage),
     /// Of a session that is not open here: dropped, but for a Ping or a Pong if it is one and short.
     Foreign(Option<AgentMessage>),
+    /// A chunk of a request's stream, of this session and in its place.
+    Chunk(MessageId, Chunk),
     /// Of this session and in its place, but not a message; its id where that could be read.
     Undecodable(Option<MessageId>),
     /// The stream was damaged, or the peer broke the rules: the session must end.
@@ -115,8 +126,8 @@ impl Endpoint {
             session: None,
             outbox: Outbox::default(),
             urgent: VecDeque::new(),
-            out: Vec::new(),
-            at: 0,
+            out: Out::default(),
+            spare: Vec::new(),
             queued: 0,
             written: 0,
             partial: false,
@@ -140,25 +151,68 @@ impl Endpoint {
         self.session.as_ref().map(|s| s.id)
     }
 
+    /// Where bytes that are read may be put at once instead of being input: into the body of the frame
+    /// that they belong to. Then call [`filled`](Self::filled).
+    pub fn space(&mut self) -> Option<&mut [u8]> {
+        self.decoder.space()
+    }
+
+    /// So many bytes have been put into [`space`](Self::space). What the frame means that they complete.
+    pub fn filled(&mut self, bytes: usize) -> Option<Incoming> {
+        count(&mut self.session, &mut self.counters, bytes);
+        let body = self.decoder.filled(bytes)?;
+        let found = judge(&mut self.session, &mut self.counters, body)?;
+        Some(self.resolve(found, &[]))
+    }
+
     /// The next frame in `input` that means something; `None` when all of `input` was taken.
     pub fn next(&mut self, input: &mut &[u8]) -> Option<Incoming> {
         loop {
-            let before = input.len();
+            let before = *input;
             let body = self.decoder.next(input);
-            let taken = before - input.len();
-            self.counters.bytes_in += taken as u64;
-            if let Some(session) = &mut self.session {
-                session.receiving.on_bytes(taken);
-            }
-            let Some(body) = body else {
-                self.counters.garbage_bytes += self.decoder.take_garbage();
-                return None;
+            let size = body.map(<[u8]>::len);
+            let found = match body {
+                Some(body) => {
+                    let taken = before.len() - input.len();
+                    count(&mut self.session, &mut self.counters, taken);
+                    judge(&mut self.session, &mut self.counters, body)
+                }
+                None => {
+                    let taken = before.len() - input.len();
+                    count(&mut self.session, &mut self.counters, taken);
+                    self.counters.garbage_bytes += self.decoder.take_garbage();
+                    if self.decoder.relax() {
+                        self.spare = Vec::new();
+                    }
+                    return None;
+                }
             };
-            let found = judge(&mut self.session, &mut self.counters, body);
             if let Some(found) = found {
-                return Some(found);
+                let taken = &before[..before.len() - input.len()];
+                let body = &taken[taken.len().saturating_sub(size.unwrap_or(0))..];
+                return Some(self.resolve(found, body));
             }
         }
+    }
+
+    /// The bytes of a chunk go with it: in the decoder's memory, or copied from the input.
+    fn resolve(&mut self, found: Judged, input: &[u8]) -> Incoming {
+        match found {
+            Judged::Chunk(found) => {
+                let body = match self.decoder.exchange(&mut self.spare) {
+                    true => std::mem::take(&mut self.spare),
+                    false => input.to_vec(),
+                };
+                let (id, chunk) = Chunk::new(found, body);
+                Incoming::Chunk(id, chunk)
+            }
+            Judged::Other(incoming) => incoming,
+        }
+    }
+
+    /// Takes back the memory of a chunk that was dealt with, for the next.
+    pub fn recycle(&mut self, chunk: Chunk) {
+        self.spare = chunk.into_body();
     }
 
     /// Opens a session that this side, the guest, has drawn, and answers with its Pong. Everything
@@ -207,7 +261,7 @@ impl Endpoint {
         let Some(session) = self.session.take() else {
             return false;
         };
-        let clean = session.sending.is_empty() && self.at == self.out.len();
+        let clean = session.sending.is_empty() && self.out.is_empty();
         if self.side == Side::Guest {
             self.discard_unwritten();
         }
@@ -335,20 +389,20 @@ impl Endpoint {
 
     /// The bytes to write next, at most one write's worth. `None`: nothing may be sent now.
     pub fn poll_transmit(&mut self) -> Option<&[u8]> {
-        if self.at == self.out.len() {
+        if self.out.is_empty() {
             self.discard_out();
             self.fill_urgent();
             self.fill_lanes();
         }
-        let rest = &self.out[self.at..];
-        (!rest.is_empty()).then(|| &rest[..rest.len().min(MAX_WRITE)])
+        let next = self.out.next();
+        (!next.is_empty()).then_some(next)
     }
 
     /// Notes that one write took this many of the bytes.
     pub fn on_written(&mut self, bytes: usize) {
-        let offered = (self.out.len() - self.at).min(MAX_WRITE);
+        let offered = self.out.next().len();
         let continued = std::mem::replace(&mut self.partial, bytes < offered);
-        self.at += bytes;
+        self.out.written(bytes);
         self.counters.bytes_out += bytes as u64;
         let before = self.written;
         self.written += bytes as u64;
@@ -364,7 +418,7 @@ impl Endpoint {
 
     /// Nothing of what was begun is left to write.
     pub fn is_written(&self) -> bool {
-        self.at == self.out.len() && self.urgent.is_empty()
+        self.out.is_empty() && self.urgent.is_empty()
     }
 
     fn fill_urgent(&mut self) {
@@ -398,8 +452,19 @@ impl Endpoint {
             if (whole > MAX_WRITE && !self.out.is_empty()) || !session.sending.fits(whole) {
                 return;
             }
-            let Some(taken) = self.outbox.take() else {
-                return;
+            let taken = match self.outbox.take() {
+                // Bulk data goes as it is. What is small may share its write with others.
+                Some(Taken::Stream(Load::Packed(mut chunk)))
+                    if self.out.is_empty() && size >= ALONE_FROM =>
+                {
+                    chunk.seal(session.next_seal());
+                    self.queued += chunk.bytes().len() as u64;
+                    self.counters.frames_out += 1;
+                    self.out.put(chunk);
+                    return;
+                }
+                Some(taken) => taken,
+                None => return,
             };
             self.append_sealed(taken.body());
             match (taken, &mut self.guarded, &mut self.session) {
@@ -416,44 +481,58 @@ impl Endpoint {
         let Some(session) = &mut self.session else {
             return;
         };
-        let seal = Seal {
-            session: session.id,
-            number: session.next_out,
-        };
-        session.next_out += 1;
+        let seal = session.next_seal();
         self.append(|out| write_frame(out, body, Some(seal)));
         self.counters.frames_out += 1;
     }
 
     fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let before = self.out.len();
-        write(&mut self.out);
-        self.queued += (self.out.len() - before) as u64;
+        self.queued += self.out.append(write) as u64;
     }
 
     fn discard_out(&mut self) {
-        self.queued -= (self.out.len() - self.at) as u64;
+        self.queued -= self.out.len() as u64;
         self.out.clear();
-        self.at = 0;
-        self.out.shrink_to(MAX_WRITE);
+    }
+}
+
+/// A frame with a chunk of at least so many bytes is written from where its data is, and by itself.
+const ALONE_FROM: usize = 8 * 1024;
+
+/// What a body turned out to be, apart from its bytes.
+#[allow(clippy::large_enum_variant)] // It lives for a few lines.
+enum Judged {
+    Chunk(Found),
+    Other(Incoming),
+}
+
+fn count(session: &mut Option<Session>, counters: &mut Counters, bytes: usize) {
+    counters.bytes_in += bytes as u64;
+    if let Some(session) = session {
+        session.receiving.on_bytes(bytes);
     }
 }
 
 /// The seal first: what it does not vouch for is not decoded, but for short frames without one.
-fn judge(session: &mut Option<Session>, counters: &mut Counters, body: &[u8]) -> Option<Incoming> {
+fn judge(session: &mut Option<Session>, counters: &mut Counters, body: &[u8]) -> Option<Judged> {
     let seal = read_seal(body);
-    match (seal, session) {
+    let other = match (seal, session) {
         (Some(seal), Some(session)) if seal.session == session.id => {
             session.receiving.on_frame(body.len());
             if seal.number != session.next_in {
                 counters.bad_frames += 1;
-                return Some(Incoming::Fault("frames were lost, repeated or joined"));
+                let why = "frames were lost, repeated or joined";
+                return Some(Judged::Other(Incoming::Fault(why)));
             }
             session.next_in += 1;
             counters.frames_in += 1;
+            if let Some(found) = chunk::find(body) {
+                return Some(Judged::Chunk(found));
+            }
             let Ok(message) = AgentMessage::decode(body) else {
                 counters.bad_frames += 1;
-                return Some(Incoming::Undecodable(peek_message_id(body)));
+                let id = peek_message_id(body);
+                return Some(Judged::Other(Incoming::Undecodable(id)));
             };
             match &message.body {
                 Some(Body::Credit(credit)) if message.message_id.is_empty() => {
@@ -485,7 +564,8 @@ fn judge(session: &mut Option<Session>, counters: &mut Counters, body: &[u8]) ->
                 }
             }
         }
-    }
+    };
+    other.map(Judged::Other)
 }
 
 fn short(body: &[u8]) -> Option<AgentMessage> {

@@ -11,8 +11,10 @@ use crate::limits::{HEADER, IDLE, MAX_FRAME, SEAL};
 #[derive(Clone, Debug)]
 pub struct Decoder {
     state: State,
-    /// The body being gathered, or the one last handed out.
+    /// Memory of the body being gathered, or of the one last handed out; may be longer than that.
     body: Vec<u8>,
+    /// The body last handed out is in `body`.
+    is_own: bool,
     garbage: u64,
 }
 
@@ -20,8 +22,8 @@ pub struct Decoder {
 enum State {
     /// Between frames or inside a header; moves on when the header is complete.
     Header { bytes: [u8; HEADER], have: usize },
-    /// Inside a body of `need` bytes, of which `Decoder::body` has the beginning.
-    Body { need: usize },
+    /// Inside a body of `need` bytes, of which `Decoder::body` has the first `have`.
+    Body { need: usize, have: usize },
     /// Behind a header outside the limits; the next idle byte ends it.
     Garbage,
 }
@@ -45,20 +47,52 @@ impl Decoder {
         Self {
             state: State::BOUNDARY,
             body: Vec::new(),
+            is_own: false,
             garbage: 0,
         }
+    }
+
+    /// Where the next bytes of a body may be put at once, all that it still lacks; `None` where so few
+    /// are missing, or none, that they may as well come as input. Then call [`filled`](Self::filled).
+    pub fn space(&mut self) -> Option<&mut [u8]> {
+        match self.state {
+            State::Body { need, have } if need - have >= SPACE_FROM => {
+                if self.body.len() < need {
+                    self.body.resize(need, 0);
+                }
+                self.body.get_mut(have..need)
+            }
+            _ => None,
+        }
+    }
+
+    /// So many bytes have been put into [`space`](Self::space). The body, if that completes it.
+    pub fn filled(&mut self, bytes: usize) -> Option<&[u8]> {
+        let State::Body { need, have } = &mut self.state else {
+            return None;
+        };
+        let need = *need;
+        *have = (*have + bytes).min(need);
+        if *have < need {
+            return None;
+        }
+        self.state = State::BOUNDARY;
+        self.is_own = true;
+        self.body.get(..need)
+    }
+
+    /// Exchanges the memory of the body last handed out for `other`. False: it was in the input.
+    pub const fn exchange(&mut self, other: &mut Vec<u8>) -> bool {
+        let is_own = std::mem::replace(&mut self.is_own, false);
+        if is_own {
+            std::mem::swap(&mut self.body, other);
+        }
+        is_own
     }
 
     /// The next whole body in `input`, which moves past it. `None`: all of `input` was taken and
     /// there is no further frame yet.
     pub fn next<'s, 'i: 's>(&'s mut self, input: &mut &'i [u8]) -> Option<&'s [u8]> {
-        if !matches!(self.state, State::Body { .. }) {
-            self.body.clear();
-            // An idle link keeps no more than a page; one that moves bulk data keeps its buffer.
-            if input.is_empty() {
-                self.body.shrink_to(4096);
-            }
-        }
         loop {
             match &mut self.state {
                 State::Garbage => {
@@ -80,7 +114,7 @@ impl Decoder {
                     *have += 1;
                     if *have == HEADER {
                         self.state = match u32::from_be_bytes(*bytes) as usize {
-                            need @ 1..=MAX_FRAME => State::Body { need },
+                            need @ 1..=MAX_FRAME => State::Body { need, have: 0 },
                             _ => {
                                 self.garbage += HEADER as u64;
                                 State::Garbage
@@ -88,25 +122,36 @@ impl Decoder {
                         };
                     }
                 }
-                State::Body { need } => {
-                    let need = *need;
-                    let missing = need - self.body.len();
-                    if input.len() < missing {
-                        self.body.extend_from_slice(input);
-                        *input = &[];
-                        return None;
-                    }
-                    let (tail, rest) = input.split_at(missing);
+                State::Body { need, have } => {
+                    let (need, before) = (*need, *have);
+                    let missing = need - before;
+                    let (part, rest) = input.split_at(missing.min(input.len()));
                     *input = rest;
-                    self.state = State::BOUNDARY;
-                    if self.body.is_empty() {
-                        return Some(tail);
+                    if part.len() == missing && before == 0 {
+                        self.state = State::BOUNDARY;
+                        self.is_own = false;
+                        return Some(part);
                     }
-                    self.body.extend_from_slice(tail);
-                    return Some(&self.body);
+                    let have = before + part.len();
+                    if self.body.len() < have {
+                        self.body.resize(have, 0);
+                    }
+                    self.body[before..have].copy_from_slice(part);
+                    self.state = State::Body { need, have };
+                    return self.filled(0);
                 }
             }
         }
+    }
+
+    /// Between frames, keeps no more memory than an idle link needs. False: it is inside one.
+    pub fn relax(&mut self) -> bool {
+        if let State::Body { .. } = self.state {
+            return false;
+        }
+        self.body.truncate(IDLE_BODY);
+        self.body.shrink_to(IDLE_BODY);
+        true
     }
 
     /// Bytes dropped outside any frame since the last call.
@@ -122,11 +167,17 @@ impl Decoder {
     /// Bytes that the decoder holds of a frame not yet complete.
     pub fn buffered(&self) -> usize {
         match self.state {
-            State::Body { .. } => self.body.len(),
+            State::Body { have, .. } => have,
             _ => 0,
         }
     }
 }
+
+/// A body that lacks at least so many bytes is worth a read of its own: as much as one brings.
+const SPACE_FROM: usize = 4096;
+
+/// Bytes that a decoder keeps between frames.
+const IDLE_BODY: usize = 4096;
 
 /// What the last 20 bytes of a frame prove: that it belongs to a session, and where in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,11 +214,23 @@ pub fn write_frame(out: &mut Vec<u8>, body: &[u8], seal: Option<Seal>) {
     out.extend_from_slice(&u32::try_from(length).unwrap_or(0).to_be_bytes());
     out.extend_from_slice(body);
     if let Some(seal) = seal {
-        out.extend_from_slice(&SESSION_TAG);
-        out.extend_from_slice(&seal.session.get().to_le_bytes());
-        out.extend_from_slice(&NUMBER_TAG);
-        out.extend_from_slice(&seal.number.to_le_bytes());
+        out.extend_from_slice(&seal_bytes(seal));
     }
+}
+
+/// A seal as it stands at the end of a body.
+pub fn seal_bytes(seal: Seal) -> [u8; SEAL] {
+    let mut bytes = [0; SEAL];
+    let (session, number) = bytes.split_at_mut(SEAL / 2);
+    for (half, tag, value) in [
+        (session, SESSION_TAG, seal.session.get()),
+        (number, NUMBER_TAG, seal.number),
+    ] {
+        let (first, rest) = half.split_at_mut(tag.len());
+        first.copy_from_slice(&tag);
+        rest.copy_from_slice(&value.to_le_bytes());
+    }
+    bytes
 }
 
 /// The bytes that a body occupies on the wire once it is sealed.
@@ -249,8 +312,34 @@ mod tests {
         assert!(decode_all(&mut decoder, &wire[..1000]).is_empty());
         assert_eq!(decoder.buffered(), 996);
         assert_eq!(decode_all(&mut decoder, &wire[1000..]), [body]);
-        decode_all(&mut decoder, &[]);
-        assert!(decoder.body.capacity() <= 4096);
+        decoder.relax();
+        assert!(decoder.body.capacity() <= IDLE_BODY);
+    }
+
+    #[test]
+    fn a_body_is_put_in_its_place_without_a_copy() {
+        let body: Vec<u8> = (0..20_000u32).map(|n| n.to_le_bytes()[0]).collect();
+        let mut wire = &frame(&body)[..];
+        let mut decoder = Decoder::new();
+        assert!(decoder.space().is_none());
+        let (mut first, rest) = wire.split_at(100);
+        assert!(decoder.next(&mut first).is_none());
+        wire = rest;
+        let mut found = None;
+        while let Some(space) = decoder.space() {
+            let n = space.len().min(4096);
+            space[..n].copy_from_slice(&wire[..n]);
+            wire = &wire[n..];
+            found = decoder.filled(n).map(<[u8]>::to_vec);
+        }
+        // The rest is short enough to come as input, with what is behind it.
+        assert_eq!(
+            found.or(decoder.next(&mut wire).map(<[u8]>::to_vec)),
+            Some(body.clone())
+        );
+        let mut other = Vec::new();
+        assert!(decoder.exchange(&mut other) && other == body);
+        assert!(!decoder.exchange(&mut other));
     }
 
     proptest! {

@@ -7,12 +7,13 @@
 
 use std::collections::VecDeque;
 
+use crate::chunk::{Chunk, Packed};
 use crate::endpoint::{Counters, Endpoint, Incoming};
 use crate::error::{Code, Failure};
 use crate::ids::{MessageId, Nonce, SessionId};
 use crate::limits::{HOST_SILENT, MAX_FRAME, MAX_PONGS};
 use crate::message::{AgentMessage, Body, Stream, agent, encode, message};
-use crate::outbox::About;
+use crate::outbox::{About, Load};
 use crate::time::Time;
 use crate::window::Side;
 
@@ -46,7 +47,7 @@ pub enum Event {
     /// Do this, and answer it exactly once.
     Request(MessageId, Body),
     /// A chunk of a stream of this request.
-    Chunk(MessageId, agent::StreamChunk),
+    Chunk(MessageId, Chunk),
     /// How much of the request's stream the host will take.
     Credit(MessageId, Stream, u64),
     /// Said to a command that runs: a signal, another size of its terminal.
@@ -123,32 +124,61 @@ impl Guest {
         random: &mut dyn FnMut() -> u64,
     ) {
         while let Some(incoming) = self.endpoint.next(&mut input) {
-            match incoming {
-                Incoming::Unsealed(AgentMessage {
-                    body: Some(Body::Ping(ping)),
-                    ..
-                }) => self.on_ping(moment, &ping, random),
-                Incoming::Sealed(AgentMessage {
-                    body: Some(Body::Ping(ping)),
-                    ..
-                }) => self.on_ping(moment, &ping, random),
-                Incoming::Sealed(message) => self.on_message(message),
-                Incoming::Undecodable(Some(id)) => self.refuse(
-                    &id,
-                    &Failure::new(
-                        Code::Invalid,
-                        "the request does not decode: is every name valid UTF-8?",
-                    ),
+            self.on_incoming(moment, incoming, random);
+        }
+    }
+
+    /// Where bytes that are read from the port may be put at once, instead of going through
+    /// [`handle_bytes`](Self::handle_bytes): into the frame that they belong to. Then call
+    /// [`handle_filled`](Self::handle_filled).
+    pub fn space(&mut self) -> Option<&mut [u8]> {
+        self.endpoint.space()
+    }
+
+    /// So many bytes were read from the port into [`space`](Self::space).
+    pub fn handle_filled(
+        &mut self,
+        moment: &Moment,
+        bytes: usize,
+        random: &mut dyn FnMut() -> u64,
+    ) {
+        if let Some(incoming) = self.endpoint.filled(bytes) {
+            self.on_incoming(moment, incoming, random);
+        }
+    }
+
+    fn on_incoming(
+        &mut self,
+        moment: &Moment,
+        incoming: Incoming,
+        random: &mut dyn FnMut() -> u64,
+    ) {
+        match incoming {
+            Incoming::Unsealed(AgentMessage {
+                body: Some(Body::Ping(ping)),
+                ..
+            }) => self.on_ping(moment, &ping, random),
+            Incoming::Sealed(AgentMessage {
+                body: Some(Body::Ping(ping)),
+                ..
+            }) => self.on_ping(moment, &ping, random),
+            Incoming::Sealed(message) => self.on_message(message),
+            Incoming::Chunk(id, chunk) => self.events.push_back(Event::Chunk(id, chunk)),
+            Incoming::Undecodable(Some(id)) => self.refuse(
+                &id,
+                &Failure::new(
+                    Code::Invalid,
+                    "the request does not decode: is every name valid UTF-8?",
                 ),
-                Incoming::Undecodable(None) => self.end("a message did not decode"),
-                Incoming::Fault(why) => self.end(why),
-                // A host in another session than ours, perhaps since our snapshot was restored. It
-                // learns of ours by the seal of whatever we say.
-                Incoming::Foreign(_) if self.endpoint.urgent_len() == 0 => {
-                    self.endpoint.push_acknowledgement();
-                }
-                Incoming::Unsealed(_) | Incoming::Foreign(_) => {}
+            ),
+            Incoming::Undecodable(None) => self.end("a message did not decode"),
+            Incoming::Fault(why) => self.end(why),
+            // A host in another session than ours, perhaps since our snapshot was restored. It
+            // learns of ours by the seal of whatever we say.
+            Incoming::Foreign(_) if self.endpoint.urgent_len() == 0 => {
+                self.endpoint.push_acknowledgement();
             }
+            Incoming::Unsealed(_) | Incoming::Foreign(_) => {}
         }
     }
 
@@ -245,19 +275,16 @@ impl Guest {
         self.is_open() && self.endpoint.outbox().wants_chunk()
     }
 
-    /// Sends the next chunk of a request's stream. At most [`CHUNK`](crate::limits::CHUNK) bytes.
-    /// Gives the chunk back, so that its memory serves for the next.
-    pub fn send_chunk(&mut self, id: &MessageId, chunk: agent::StreamChunk) -> agent::StreamChunk {
-        let message = message(id.as_str(), Body::StreamChunk(chunk));
-        if self.is_open()
-            && let Ok(body) = encode(&message)
-        {
-            self.endpoint.outbox().push_chunk(id, body);
+    /// Sends the next chunk of a request's stream.
+    pub fn send_chunk(&mut self, id: &MessageId, chunk: Packed) {
+        if self.is_open() {
+            self.endpoint.outbox().push_chunk(id, Load::Packed(chunk));
         }
-        match message.body {
-            Some(Body::StreamChunk(chunk)) => chunk,
-            _ => agent::StreamChunk::default(),
-        }
+    }
+
+    /// Takes back the memory of a chunk that came, for the next.
+    pub fn recycle(&mut self, chunk: Chunk) {
+        self.endpoint.recycle(chunk);
     }
 
     /// Lets the host send up to `total` bytes of a request's stream.
@@ -369,7 +396,7 @@ impl Guest {
         };
         self.events.push_back(match body {
             Body::Cancel(_) => Event::Cancel(id),
-            Body::StreamChunk(chunk) => Event::Chunk(id, chunk),
+            Body::StreamChunk(chunk) => Event::Chunk(id, chunk.into()),
             Body::Credit(credit) => Event::Credit(id, credit.stream(), credit.bytes),
             told @ (Body::Signal(_) | Body::Resize(_)) => Event::Told(id, told),
             request => Event::Request(id, request),

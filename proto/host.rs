@@ -9,13 +9,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::chunk::Packed;
 use crate::endpoint::{Counters, Endpoint, Incoming};
 use crate::error::{Code, Failure};
 use crate::ids::{MessageId, Nonce, SessionId};
 use crate::limits::{KEEP_ALIVE, LOOK_AFTER, READY_PATIENCE, STALE_AFTER};
 use crate::loss::Loss;
 use crate::message::{AgentMessage, Body, agent, encode, message};
-use crate::outbox::{About, Full};
+use crate::outbox::{About, Full, Load};
 use crate::pace::Pace;
 use crate::pings::{Pings, SentPing};
 use crate::probe::{Asked, Probe};
@@ -230,6 +231,11 @@ impl Host {
                 }
                 // The guest is in another session than we, perhaps since a snapshot was restored.
                 Incoming::Foreign(_) => self.probe(now),
+                Incoming::Chunk(id, chunk) => {
+                    self.on_valid(now);
+                    let chunk = message(id.as_str(), Body::StreamChunk(chunk.into()));
+                    self.on_message(now, chunk, random);
+                }
                 Incoming::Sealed(message) => {
                     self.on_valid(now);
                     self.on_message(now, message, random);
@@ -334,11 +340,9 @@ impl Host {
     }
 
     /// Queues a chunk of a request's stream, whose size the guest's credit has allowed.
-    pub fn send_chunk(&mut self, id: &MessageId, chunk: agent::StreamChunk) {
-        if self.is_open()
-            && let Ok(body) = encode(&message(id.as_str(), Body::StreamChunk(chunk)))
-        {
-            self.endpoint.outbox().push_chunk(id, body);
+    pub fn send_chunk(&mut self, id: &MessageId, chunk: Packed) {
+        if self.is_open() {
+            self.endpoint.outbox().push_chunk(id, Load::Packed(chunk));
         }
     }
 

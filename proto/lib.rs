@@ -10,6 +10,7 @@
 //! side of a session, and [`guest`] and [`host`] hold the rules of either side.
 
 pub mod archive;
+pub mod chunk;
 pub mod credit;
 pub mod endpoint;
 pub mod error;
@@ -20,6 +21,7 @@ pub mod ids;
 pub mod limits;
 pub mod loss;
 pub mod message;
+pub mod out;
 pub mod outbox;
 pub mod pace;
 pub mod pings;

@@ -49,8 +49,12 @@ pub const HOST_WRITES: usize = 64;
 /// window when everything but this has been acknowledged, so a window can never stay shut.
 pub const ACK_EVERY: u64 = 36 * 1024;
 
-/// Bytes that a stream's receiver lets its sender be ahead.
-pub const STREAM_WINDOW: u64 = 256 * 1024;
+/// Bytes that a stream's receiver in a guest lets the host be ahead. Whole chunks, so that none is cut.
+pub const STREAM_WINDOW: u64 = 8 * CHUNK as u64;
+
+/// Bytes that a client lets a guest be ahead of it. They may have to wait in the daemon; the more they
+/// are, the less often the guest is interrupted to be told of more.
+pub const CLIENT_WINDOW: u64 = 16 * CHUNK as u64;
 
 /// Reports on their way to a host that has not acknowledged them; a newer one waits, and replaces
 /// what waits. A host acknowledges with each Ping, so this is more than it lets come together at a

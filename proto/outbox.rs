@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use crate::chunk::Packed;
 use crate::ids::MessageId;
 use crate::limits::{CONTROL_BYTES, CONTROL_FRAMES};
 
@@ -42,7 +43,26 @@ pub enum About {
 #[derive(Clone, Debug)]
 struct StreamQueue {
     request: MessageId,
-    bodies: VecDeque<Vec<u8>>,
+    bodies: VecDeque<Load>,
+}
+
+/// A body of a stream's lane, without a seal.
+#[derive(Clone, Debug)]
+pub enum Load {
+    /// A chunk in memory that becomes its frame.
+    Packed(Packed),
+    /// Anything encoded.
+    Encoded(Vec<u8>),
+}
+
+impl Load {
+    /// The encoded body.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Packed(packed) => packed.bytes(),
+            Self::Encoded(body) => body,
+        }
+    }
 }
 
 /// The control lane is full: the other side asks and does not read.
@@ -55,7 +75,7 @@ pub enum Taken {
     /// An answer, an error or a request.
     Control(Item),
     /// A chunk, or an answer that stayed behind its chunks.
-    Stream(Vec<u8>),
+    Stream(Load),
     /// The newest report.
     Report(Vec<u8>),
 }
@@ -74,7 +94,8 @@ impl Taken {
     pub fn body(&self) -> &[u8] {
         match self {
             Self::Control(item) => &item.body,
-            Self::Stream(body) | Self::Report(body) => body,
+            Self::Stream(load) => load.bytes(),
+            Self::Report(body) => body,
         }
     }
 }
@@ -99,12 +120,12 @@ impl Outbox {
     }
 
     /// Queues a chunk behind the request's others.
-    pub fn push_chunk(&mut self, request: &MessageId, body: Vec<u8>) {
+    pub fn push_chunk(&mut self, request: &MessageId, chunk: Load) {
         match self.streams.iter_mut().find(|s| s.request == *request) {
-            Some(stream) => stream.bodies.push_back(body),
+            Some(stream) => stream.bodies.push_back(chunk),
             None => self.streams.push_back(StreamQueue {
                 request: request.clone(),
-                bodies: VecDeque::from([body]),
+                bodies: VecDeque::from([chunk]),
             }),
         }
     }
@@ -115,7 +136,7 @@ impl Outbox {
     /// As [`push_control`](Self::push_control).
     pub fn push_final(&mut self, request: &MessageId, body: Vec<u8>) -> Result<(), Full> {
         if self.streams.iter().any(|s| s.request == *request) {
-            self.push_chunk(request, body);
+            self.push_chunk(request, Load::Encoded(body));
             return Ok(());
         }
         self.push_control(About::Nothing, body)
@@ -147,7 +168,7 @@ impl Outbox {
     pub fn bytes(&self) -> usize {
         let chunks = self.streams.iter().flat_map(|stream| &stream.bodies);
         self.control_bytes
-            + chunks.map(Vec::len).sum::<usize>()
+            + chunks.map(|chunk| chunk.bytes().len()).sum::<usize>()
             + self.telemetry.as_ref().map_or(0, Vec::len)
     }
 
@@ -158,11 +179,12 @@ impl Outbox {
 
     /// What [`take`](Self::take) would return.
     pub fn peek(&self) -> Option<Next> {
+        let chunk = || self.streams.front()?.bodies.front();
         self.control
             .front()
-            .map(|item| &item.body)
-            .or_else(|| self.streams.front().and_then(|s| s.bodies.front()))
-            .map(|body| Next::Message(body.len()))
+            .map(|item| item.body.len())
+            .or_else(|| chunk().map(|chunk| chunk.bytes().len()))
+            .map(Next::Message)
             .or_else(|| self.telemetry.as_ref().map(|body| Next::Report(body.len())))
     }
 
@@ -250,9 +272,9 @@ mod tests {
     fn control_goes_before_streams_before_telemetry() {
         let mut outbox = Outbox::default();
         outbox.set_telemetry(b"t".to_vec());
-        outbox.push_chunk(&id("a"), b"a1".to_vec());
-        outbox.push_chunk(&id("a"), b"a2".to_vec());
-        outbox.push_chunk(&id("b"), b"b1".to_vec());
+        outbox.push_chunk(&id("a"), Load::Encoded(b"a1".to_vec()));
+        outbox.push_chunk(&id("a"), Load::Encoded(b"a2".to_vec()));
+        outbox.push_chunk(&id("b"), Load::Encoded(b"b1".to_vec()));
         outbox.push_control(About::Nothing, b"c".to_vec()).unwrap();
         assert!(!outbox.wants_chunk());
         let order = drain(&mut outbox);
@@ -263,7 +285,7 @@ mod tests {
     #[test]
     fn an_answer_stays_behind_its_own_chunks_only() {
         let mut outbox = Outbox::default();
-        outbox.push_chunk(&id("a"), b"a1".to_vec());
+        outbox.push_chunk(&id("a"), Load::Encoded(b"a1".to_vec()));
         outbox.push_final(&id("a"), b"a-end".to_vec()).unwrap();
         outbox.push_final(&id("b"), b"b-end".to_vec()).unwrap();
         assert_eq!(drain(&mut outbox), [&b"b-end"[..], b"a1", b"a-end"]);

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use mio::{Registry, Token};
+use quantix::chunk::Chunk;
 use quantix::credit::Fault;
 use quantix::error::{Code, Failure};
 use quantix::guest::Guest;
@@ -22,6 +23,7 @@ use super::PIPE_SIZE;
 use super::command::{Streams, check};
 use super::keeper::{self, Order, Task};
 use super::kept::Root;
+use super::lease::Home;
 use super::pipe::{Inlet, Outlet};
 use super::sink::Sink;
 use super::source::{Source, Sources};
@@ -153,14 +155,14 @@ impl Exec {
     ///
     /// # Errors
     /// The host broke the stream's rules.
-    pub fn receive(&mut self, chunk: &agent::StreamChunk) -> Result<(), Fault> {
+    pub fn receive(&mut self, chunk: &Chunk) -> Result<(), Fault> {
         let stdin = self.stdin.as_mut().ok_or(Fault::Overspent)?;
         stdin.check(chunk)?;
-        if let Some(last) = chunk.data.last() {
+        if let Some(last) = chunk.data().last() {
             self.inside_line = !matches!(last, b'\n' | b'\r' | 4);
         }
-        stdin.push(chunk.data.clone(), chunk.data.len());
-        if chunk.eof {
+        stdin.push(chunk.data().to_vec(), chunk.data().len());
+        if chunk.head.eof {
             if self.terminal.is_some() {
                 // What ends the input on a terminal (VEOF, termios(3)); inside a line the first one
                 // ends the line.
@@ -232,9 +234,9 @@ impl Exec {
     }
 
     /// Sends a chunk if there is one and the host takes it. True: it did, or found an end.
-    pub fn pull(&mut self, id: &MessageId, guest: &mut Guest, buffer: &mut Vec<u8>) -> bool {
+    pub fn pull(&mut self, id: &MessageId, guest: &mut Guest, home: &Home) -> bool {
         match &mut self.output {
-            Output::Sent(sources) => sources.pull(id, guest, buffer),
+            Output::Sent(sources) => sources.pull(id, guest, home),
             Output::Kept { .. } => false,
         }
     }

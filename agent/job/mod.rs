@@ -4,11 +4,13 @@
 //! request is answered, once. [`Job::answer`] is the one door out.
 
 mod ask;
+mod bulk;
 mod command;
 mod descendants;
 mod exec;
 mod keeper;
 mod kept;
+mod lease;
 mod pipe;
 mod read;
 mod replay;
@@ -28,11 +30,12 @@ use std::time::Duration;
 
 use mio::{Registry, Token};
 use prost::Message;
+use quantix::chunk::Chunk;
 use quantix::credit::Fault;
 use quantix::error::{Code, Failure};
 use quantix::guest::Guest;
 use quantix::ids::MessageId;
-use quantix::message::{AgentMessage, Body, Stream, agent, message};
+use quantix::message::{AgentMessage, Body, Stream, message};
 use quantix::rt::sys::process::{self, Ended, Pid, Signal};
 use quantix::time::{Time, earliest};
 
@@ -57,8 +60,8 @@ pub struct Jobs {
     first_token: usize,
     /// Where the next chunk is looked for first, so that every stream gets its turn.
     next: usize,
-    /// One chunk's bytes between a pipe and the outbox.
-    buffer: Vec<u8>,
+    /// Memory of a chunk that comes out of a pipe.
+    home: lease::Home,
 }
 
 #[derive(Debug)]
@@ -72,8 +75,9 @@ struct Job {
 #[derive(Debug)]
 enum Work {
     Exec(Box<exec::Exec>),
-    Write(write::Write),
-    Send(worker::Worker),
+    Incoming(bulk::Incoming),
+    Outgoing(bulk::Outgoing),
+    Ask(worker::Worker),
 }
 
 /// How far the child is from its end.
@@ -120,7 +124,7 @@ impl Jobs {
             slots: Vec::new(),
             first_token,
             next: 0,
-            buffer: Vec::new(),
+            home: lease::Home::default(),
         }
     }
 
@@ -148,6 +152,7 @@ impl Jobs {
                 return Err(Failure::new(Code::Busy, why));
             }
         };
+        let share = bulk::share(self.slots.iter().flatten().map(Job::slots).sum());
         let first = self.first_token + slot * PIPES;
         let token = |pipe| Token(first + pipe);
         let (pid, work) = match request {
@@ -156,32 +161,32 @@ impl Jobs {
                 (pid, Work::Exec(Box::new(exec)))
             }
             Body::ReadFile(request) => {
-                let (pid, worker) = read::start(request, registry, &token)?;
-                (pid, Work::Send(worker))
+                let (pid, worker) = read::start(request, share, registry, &token)?;
+                (pid, Work::Outgoing(worker))
             }
             Body::AttachJob(request) => {
                 let (pid, worker) = replay::start(request, &self.root, registry, token)?;
-                (pid, Work::Send(worker))
+                (pid, Work::Ask(worker))
             }
             Body::ListJobs(_) => {
                 let (pid, worker) = ask::list(&self.root, registry, token)?;
-                (pid, Work::Send(worker))
+                (pid, Work::Ask(worker))
             }
             Body::KillJob(request) => {
                 let (pid, worker) = ask::kill(request, &self.root, registry, token)?;
-                (pid, Work::Send(worker))
+                (pid, Work::Ask(worker))
             }
             Body::WriteFile(request) => {
-                let (pid, write) = write::Write::start(request, registry, &token)?;
-                (pid, Work::Write(write))
+                let (pid, worker) = write::start(request, share, registry, &token)?;
+                (pid, Work::Incoming(worker))
             }
             Body::ReadTree(request) => {
-                let (pid, worker) = tree::read(request, registry, &token)?;
-                (pid, Work::Send(worker))
+                let (pid, worker) = tree::read(request, share, registry, &token)?;
+                (pid, Work::Outgoing(worker))
             }
             Body::WriteTree(request) => {
-                let (pid, write) = tree::write(request, registry, &token)?;
-                (pid, Work::Write(write))
+                let (pid, worker) = tree::write(request, share, registry, &token)?;
+                (pid, Work::Incoming(worker))
             }
             _ => {
                 let why = "this agent does not know the request";
@@ -205,8 +210,9 @@ impl Jobs {
         if let Some(Some(job)) = self.slots.get_mut(at / PIPES) {
             match &mut job.work {
                 Work::Exec(exec) => exec.on_ready(at % PIPES),
-                Work::Write(write) => write.on_ready(at % PIPES),
-                Work::Send(worker) => worker.on_ready(at % PIPES),
+                Work::Incoming(worker) => worker.on_ready(at % PIPES),
+                Work::Outgoing(worker) => worker.on_ready(at % PIPES),
+                Work::Ask(worker) => worker.on_ready(at % PIPES),
             }
         }
     }
@@ -220,19 +226,20 @@ impl Jobs {
         job.life = Life::Ended { ended, why };
         match &mut job.work {
             Work::Exec(exec) => exec.finish(),
-            Work::Send(worker) => worker.sources.finish(),
-            Work::Write(_) => {}
+            Work::Ask(worker) => worker.sources.finish(),
+            Work::Outgoing(worker) => worker.finish(),
+            Work::Incoming(_) => {}
         }
     }
 
     /// A chunk of a request's stream came.
-    pub fn on_chunk(&mut self, now: Time, id: &MessageId, chunk: &agent::StreamChunk) {
+    pub fn on_chunk(&mut self, now: Time, id: &MessageId, chunk: &Chunk) {
         // A chunk for a request that has just been answered is late, not wrong.
         let Some(job) = self.find(id) else { return };
         let received = match &mut job.work {
             Work::Exec(exec) => exec.receive(chunk),
-            Work::Write(write) => write.receive(chunk),
-            Work::Send(_) => Err(Fault::Overspent),
+            Work::Incoming(worker) => worker.receive(chunk),
+            Work::Outgoing(_) | Work::Ask(_) => Err(Fault::Overspent),
         };
         if received.is_err() {
             job.end(now, Why::BrokenStream);
@@ -243,8 +250,9 @@ impl Jobs {
     pub fn on_credit(&mut self, id: &MessageId, stream: Stream, total: u64) {
         match self.find(id).map(|job| &mut job.work) {
             Some(Work::Exec(exec)) => exec.allow(stream, total),
-            Some(Work::Send(worker)) => worker.sources.allow(stream, total),
-            Some(Work::Write(_)) | None => {}
+            Some(Work::Ask(worker)) => worker.sources.allow(stream, total),
+            Some(Work::Outgoing(worker)) => worker.allow(stream, total),
+            Some(Work::Incoming(_)) | None => {}
         }
     }
 
@@ -317,13 +325,13 @@ impl Jobs {
         let count = self.slots.len();
         for at in (0..count).map(|n| (self.next + n) % count) {
             if let Some(Some(job)) = self.slots.get_mut(at)
-                && job.pull(guest, &mut self.buffer)
+                && job.pull(guest, &self.home)
             {
                 self.next = at + 1;
                 return true;
             }
         }
-        self.buffer = Vec::new();
+        self.home.release();
         false
     }
 
@@ -354,6 +362,15 @@ impl Life {
 }
 
 impl Job {
+    /// Slots of memory for bulk data that it has.
+    const fn slots(&self) -> usize {
+        match &self.work {
+            Work::Incoming(worker) => worker.slots,
+            Work::Outgoing(worker) => worker.slots,
+            Work::Exec(_) | Work::Ask(_) => 0,
+        }
+    }
+
     fn poll_timeout(&self) -> Option<Time> {
         match self.life {
             Life::Ending { until, .. } | Life::Killed { until, .. } => Some(until),
@@ -396,9 +413,9 @@ impl Job {
         }
         match &mut self.work {
             Work::Exec(exec) => exec.hang_up(),
-            Work::Send(_) => process::signal_group(self.pid, Signal::KILL),
+            Work::Ask(_) | Work::Outgoing(_) => process::signal_group(self.pid, Signal::KILL),
             // It removes its temporary file and ends.
-            Work::Write(write) => write.feed.abandon(),
+            Work::Incoming(worker) => worker.abandon(),
         }
         self.life = Life::Ending {
             why,
@@ -407,11 +424,12 @@ impl Job {
     }
 
     /// Sends a chunk if there is one. True: it did, or found an end.
-    fn pull(&mut self, guest: &mut Guest, buffer: &mut Vec<u8>) -> bool {
+    fn pull(&mut self, guest: &mut Guest, home: &lease::Home) -> bool {
         let why = self.life.why();
         match &mut self.work {
-            Work::Exec(exec) if why.is_none() => exec.pull(&self.id, guest, buffer),
-            Work::Send(worker) if why.is_none() => worker.sources.pull(&self.id, guest, buffer),
+            Work::Exec(exec) if why.is_none() => exec.pull(&self.id, guest, home),
+            Work::Ask(worker) if why.is_none() => worker.sources.pull(&self.id, guest, home),
+            Work::Outgoing(worker) if why.is_none() => worker.pull(&self.id, guest),
             _ => false,
         }
     }
@@ -427,10 +445,11 @@ impl Job {
                     return Turn::Done;
                 }
             }
-            Work::Send(worker) => worker.result.gather(),
-            Work::Write(write) => {
-                write.result.gather();
-                if let Some(total) = write.feed.turn() {
+            Work::Ask(worker) => worker.result.gather(),
+            Work::Outgoing(worker) => worker.result.gather(),
+            Work::Incoming(worker) => {
+                worker.result.gather();
+                if let Some(total) = worker.turn() {
                     guest.grant(&self.id, Stream::Data, total);
                 }
             }
@@ -451,7 +470,8 @@ impl Job {
                 }
                 exec.is_drained()
             }
-            Work::Send(worker) if why.is_none() => worker.is_drained(),
+            Work::Ask(worker) if why.is_none() => worker.is_drained(),
+            Work::Outgoing(worker) if why.is_none() => worker.is_drained(),
             _ => true,
         };
         if !is_drained {
@@ -477,9 +497,10 @@ impl Job {
         match &mut self.work {
             Work::Exec(exec) if why.is_none() => exec.answer(),
             Work::Exec(_) => Err(cancelled()),
-            Work::Send(_) if why.is_some() => Err(cancelled()),
-            Work::Send(worker) => worker.result.take(ended),
-            Work::Write(write) => match write.result.take(ended) {
+            Work::Ask(_) | Work::Outgoing(_) if why.is_some() => Err(cancelled()),
+            Work::Ask(worker) => worker.result.take(ended),
+            Work::Outgoing(worker) => worker.result.take(ended),
+            Work::Incoming(worker) => match worker.result.take(ended) {
                 Err(_) if why.is_some() => Err(cancelled()),
                 answer => answer,
             },

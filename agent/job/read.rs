@@ -1,53 +1,40 @@
-//! A file on its way to the host: a child reads it into a pipe, the loop cuts the pipe into chunks
-//! as far as the host's credit goes.
+//! A file on its way to the host: a child reads it into slots, which the loop sends as far as the host's
+//! credit goes.
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read as _, Seek, SeekFrom};
+use std::fs::{Metadata, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use mio::{Registry, Token};
 use quantix::error::{Code, Failure};
-use quantix::message::{AgentMessage, Body, Stream, agent, message};
+use quantix::limits::CHUNK;
+use quantix::message::{AgentMessage, Body, agent, message};
 use quantix::rt::replace::{checksum, partial};
-use quantix::rt::sys::fd::send_file;
-use quantix::rt::sys::process::{self, Pid};
+use quantix::rt::sys::process::Pid;
 use quantix::rt::tree::pack::kind_name;
 
 use super::absolute;
-use super::source::Source;
-use super::worker::Worker;
+use super::bulk::{Filler, Outgoing, Task};
 use super::write::resolve;
 
 /// Starts reading the file.
 pub fn start(
     request: &agent::ReadFile,
+    slots: usize,
     registry: &Registry,
     token: &dyn Fn(usize) -> Token,
-) -> Result<(Pid, Worker), Failure> {
-    let (path, chunk) = (&request.path, request.chunk_size);
-    begin(path, chunk, registry, token, &|data| {
-        read_file(request, data)
-    })
-}
-
-/// Starts a child that writes to the pipe what goes to the host.
-pub fn begin(
-    path: &str,
-    chunk_size: u32,
-    registry: &Registry,
-    token: &dyn Fn(usize) -> Token,
-    work: &dyn Fn(&File) -> Result<AgentMessage, Failure>,
-) -> Result<(Pid, Worker), Failure> {
-    absolute(path)?;
-    let source = |inlet| Source::new(inlet, Stream::Data).with_chunk(chunk_size);
-    Worker::start(("read", path), [&source], registry, token, |[data]| {
-        process::become_batch();
-        work(&data)
-    })
+) -> Result<(Pid, Outgoing), Failure> {
+    absolute(&request.path)?;
+    let task = Task {
+        doing: "read",
+        what: &request.path,
+        slots,
+    };
+    Outgoing::start(&task, registry, token, &|data| read_file(request, data))
 }
 
 /// In the child.
-fn read_file(request: &agent::ReadFile, mut data: &File) -> Result<AgentMessage, Failure> {
+fn read_file(request: &agent::ReadFile, mut data: Filler) -> Result<AgentMessage, Failure> {
     let path = &request.path;
     let system = |doing| move |e: io::Error| Failure::system(doing, path, &e);
     let place = match request.partial {
@@ -88,12 +75,11 @@ fn read_file(request: &agent::ReadFile, mut data: &File) -> Result<AgentMessage,
     } else {
         request.length
     };
-    let sent = match send_file(&file, data, length) {
-        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
-            io::copy(&mut (&file).take(length), &mut data)
-        }
-        sent => sent,
+    let chunk = match usize::try_from(request.chunk_size) {
+        Ok(wanted @ 1..) => wanted,
+        _ => CHUNK,
     };
+    let sent = data.copy(&file, length, chunk, !meta.is_file());
     let sent = match sent {
         // The loop has closed its end: nobody wants the rest.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => 0,

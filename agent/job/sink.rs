@@ -3,8 +3,9 @@
 
 use std::collections::VecDeque;
 
+use quantix::chunk::Chunk;
 use quantix::credit::{Fault, ReceiveCredit};
-use quantix::message::agent;
+use quantix::limits::STREAM_WINDOW;
 
 use super::pipe::Outlet;
 
@@ -34,7 +35,7 @@ impl Sink {
             outlet: Some(outlet),
             pieces: VecDeque::new(),
             at: 0,
-            credit: ReceiveCredit::default(),
+            credit: ReceiveCredit::new(STREAM_WINDOW),
         }
     }
 
@@ -49,8 +50,8 @@ impl Sink {
     ///
     /// # Errors
     /// The host broke the stream's rules.
-    pub fn check(&mut self, chunk: &agent::StreamChunk) -> Result<(), Fault> {
-        self.credit.receive(chunk.offset, chunk.data.len())
+    pub fn check(&mut self, chunk: &Chunk) -> Result<(), Fault> {
+        self.credit.receive(chunk.head.offset, chunk.data().len())
     }
 
     /// Puts bytes behind the others; `credited` of them came against credit.

@@ -4,13 +4,15 @@
 
 use std::rc::Rc;
 
+use quantix::chunk::{DATA, Head, Packed, Parcel as _};
 use quantix::credit::SendCredit;
 use quantix::guest::Guest;
 use quantix::ids::MessageId;
 use quantix::limits::CHUNK;
-use quantix::message::{Stream, agent};
+use quantix::message::Stream;
 use quantix::rt::sys::shared::Shared;
 
+use super::lease::Home;
 use super::pipe::{Got, Inlet};
 
 /// One stream of a request, from its child to the host.
@@ -19,8 +21,6 @@ pub struct Source {
     inlet: Inlet,
     stream: Stream,
     credit: SendCredit,
-    /// The longest chunk, in bytes.
-    chunk: usize,
     /// Where a keeper sees how much was read, and in which place.
     progress: Option<(Rc<Shared>, usize)>,
     framing: Framing,
@@ -43,7 +43,6 @@ impl Source {
             inlet,
             stream,
             credit: SendCredit::default(),
-            chunk: CHUNK,
             progress: None,
             framing: Framing::Bytes,
         }
@@ -64,15 +63,6 @@ impl Source {
         self
     }
 
-    /// With chunks of at most `bytes`; 0: as much as one holds.
-    pub fn with_chunk(mut self, bytes: u32) -> Self {
-        let wanted = usize::try_from(bytes).unwrap_or(CHUNK);
-        if wanted > 0 {
-            self.chunk = wanted.min(CHUNK);
-        }
-        self
-    }
-
     /// An event said that there may be something.
     pub const fn on_ready(&mut self) {
         self.inlet.on_ready();
@@ -86,9 +76,9 @@ impl Source {
     }
 
     /// Sends a chunk if there is one and the host takes it. True: it did, or found the end.
-    pub fn pull(&mut self, id: &MessageId, guest: &mut Guest, buffer: &mut Vec<u8>) -> bool {
-        let room = usize::try_from(self.credit.available()).unwrap_or(self.chunk);
-        let mut room = room.min(self.chunk);
+    pub fn pull(&mut self, id: &MessageId, guest: &mut Guest, home: &Home) -> bool {
+        let room = usize::try_from(self.credit.available()).unwrap_or(CHUNK);
+        let mut room = room.min(CHUNK);
         if !self.inlet.is_ready() || room == 0 {
             return false;
         }
@@ -110,8 +100,9 @@ impl Source {
             skipped = std::mem::take(lost);
             room = room.min(*left);
         }
-        buffer.resize(room, 0);
-        let n = match self.inlet.read(buffer) {
+        let mut lease = home.lend();
+        let place = lease.bytes_mut().get_mut(DATA..DATA + room);
+        let n = match self.inlet.read(place.unwrap_or(&mut [])) {
             Got::Bytes(n) => n,
             Got::Nothing if skipped == 0 => return false,
             Got::Nothing => 0,
@@ -120,19 +111,18 @@ impl Source {
         if let Framing::Records { left, .. } = &mut self.framing {
             *left -= n;
         }
-        buffer.truncate(n);
-        // The bytes go in and come back: one buffer serves all chunks.
-        let chunk = agent::StreamChunk {
-            stream: self.stream.into(),
+        let head = Head {
+            stream: self.stream,
             offset: self.credit.spend(n),
-            data: std::mem::take(buffer),
             eof: false,
             skipped,
         };
         if let Some((progress, at)) = &self.progress {
             progress.set(*at, self.credit.sent());
         }
-        *buffer = guest.send_chunk(id, chunk).data;
+        if let Some(chunk) = Packed::new(Box::new(lease), id, head, n) {
+            guest.send_chunk(id, chunk);
+        }
         true
     }
 
@@ -191,10 +181,10 @@ impl Sources {
     }
 
     /// As [`Source::pull`], of the next that has something.
-    pub fn pull(&mut self, id: &MessageId, guest: &mut Guest, buffer: &mut Vec<u8>) -> bool {
+    pub fn pull(&mut self, id: &MessageId, guest: &mut Guest, home: &Home) -> bool {
         for _ in 0..self.all.len() {
             self.next = (self.next + 1) % self.all.len();
-            if self.all[self.next].pull(id, guest, buffer) {
+            if self.all[self.next].pull(id, guest, home) {
                 return true;
             }
         }

@@ -2,23 +2,22 @@
 //! on as it passes a file's bytes.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, BufWriter, ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use mio::{Registry, Token};
-use quantix::archive::{self, Decoder, PIECE};
+use quantix::archive::{self, Decoder};
 use quantix::error::{Code, Failure};
 use quantix::message::agent::TreeKind;
 use quantix::message::{AgentMessage, Body, agent, message};
 use quantix::rt::sys::process::{self, Pid};
+use quantix::rt::sys::slots::{Consumer, Taken};
 use quantix::rt::tree::pack::pack;
 use quantix::rt::tree::unpack::{Order, Unpack};
 
-use super::read::begin;
-use super::worker::Worker;
-use super::write::{Framing, Write};
+use super::absolute;
+use super::bulk::{Filler, Incoming, Outgoing, Task};
 
 /// Bytes that a response has to say of entries that could not be made; the rest is counted.
 const MAX_LINES: usize = 8 * 1024;
@@ -26,30 +25,35 @@ const MAX_LINES: usize = 8 * 1024;
 /// Starts sending a tree.
 pub fn read(
     request: &agent::Tree,
+    slots: usize,
     registry: &Registry,
     token: &dyn Fn(usize) -> Token,
-) -> Result<(Pid, Worker), Failure> {
-    let shown = String::from_utf8_lossy(&request.path);
-    begin(&shown, 0, registry, token, &|data| {
-        read_tree(request, data).map_err(|e| Failure::system("send", &shown, &e))
+) -> Result<(Pid, Outgoing), Failure> {
+    let what = &String::from_utf8_lossy(&request.path);
+    absolute(what)?;
+    let doing = "read";
+    let task = Task { doing, what, slots };
+    Outgoing::start(&task, registry, token, &|data| {
+        read_tree(request, data).map_err(|e| Failure::system("send", what, &e))
     })
 }
 
 /// Starts making a tree.
 pub fn write(
     request: &agent::Tree,
+    slots: usize,
     registry: &Registry,
     token: &dyn Fn(usize) -> Token,
-) -> Result<(Pid, Write), Failure> {
-    let shown = String::from_utf8_lossy(&request.path);
-    Write::begin(&shown, Framing::Raw, registry, token, &|feed| {
-        write_tree(request, feed)
-    })
+) -> Result<(Pid, Incoming), Failure> {
+    let what = &String::from_utf8_lossy(&request.path);
+    absolute(what)?;
+    let doing = "write";
+    let task = Task { doing, what, slots };
+    Incoming::start(&task, registry, token, &|feed| write_tree(request, feed))
 }
 
 /// In the child.
-fn read_tree(request: &agent::Tree, data: &File) -> io::Result<AgentMessage> {
-    let mut out = BufWriter::with_capacity(2 * PIECE, data);
+fn read_tree(request: &agent::Tree, mut out: Filler) -> io::Result<AgentMessage> {
     let mut answer = agent::TreeResponse::default();
     let mut bytes = Vec::new();
     let mut emit = |record: agent::TreeRecord| {
@@ -76,7 +80,7 @@ fn read_tree(request: &agent::Tree, data: &File) -> io::Result<AgentMessage> {
 }
 
 /// In the child.
-fn write_tree(request: &agent::Tree, mut feed: &File) -> Result<AgentMessage, Failure> {
+fn write_tree(request: &agent::Tree, mut feed: Consumer) -> Result<AgentMessage, Failure> {
     process::set_umask(0o022);
     let mut answer = agent::TreeResponse::default();
     let mut said = 0;
@@ -96,16 +100,10 @@ fn write_tree(request: &agent::Tree, mut feed: &File) -> Result<AgentMessage, Fa
     };
     let mut unpack = Unpack::new(order, &mut report)?;
     let mut decoder = Decoder::default();
-    let mut buffer = vec![0; 2 * PIECE];
-    loop {
-        let n = match feed.read(&mut buffer) {
-            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-            n => n.unwrap_or(0),
-        };
-        if n == 0 {
-            break;
-        }
-        decoder.extend(&buffer[..n]);
+    // A host that has left leaves an archive without its end, which is told apart there.
+    while let Ok(Taken::Slot(slot)) = feed.wait() {
+        decoder.extend(slot.data());
+        drop(slot);
         let garbled = |_| Failure::new(Code::Invalid, "what came is no archive");
         while let Some(record) = decoder.take().map_err(garbled)? {
             unpack.apply(record)?;

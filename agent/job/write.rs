@@ -1,139 +1,46 @@
-//! A file on its way from the host: the loop feeds chunks into a pipe, a child writes them beside
-//! the target and puts them in its place at the end.
-//!
-//! The pipe carries pieces of `length, bytes`; length 0 says that all of it was there. A child
-//! whose pipe ends without that was cancelled, or its agent died: it leaves nothing behind.
+//! A file on its way from the host: the loop puts chunks into slots, a child writes them beside the
+//! target and puts them in its place at the end. A child that is left before that was cancelled, or its
+//! agent died: it leaves nothing behind.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write as _};
+use std::io::{self, ErrorKind, Seek, SeekFrom, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use mio::{Registry, Token};
 use quantix::archive::is_name;
-use quantix::credit::Fault;
 use quantix::error::{Code, Failure};
 use quantix::message::{AgentMessage, Body, agent};
 use quantix::rt::replace::{Replacement, parent};
-use quantix::rt::sys::fd::{grow_pipe, pipe};
 use quantix::rt::sys::process::{self, Pid};
+use quantix::rt::sys::slots::{Consumer, Taken};
 
-use super::pipe::{Inlet, Outlet};
-use super::sink::Sink;
-use super::{Answer, PIPE_SIZE, absolute};
+use super::absolute;
+use super::bulk::{Incoming, Task};
 
-/// A file being written.
-#[derive(Debug)]
-pub struct Write {
-    /// Into the child, with prefixes.
-    pub feed: Sink,
-    /// The child's answer.
-    pub result: Answer,
-    framing: Framing,
-}
-
-/// What the child's pipe carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// Pieces of `length, bytes`, and length 0 behind the last.
-    Pieces,
-    /// The bytes, which say themselves where they end.
-    Raw,
-}
-
-/// The loop's ends, by number.
-pub const FEED: usize = 0;
-pub const RESULT: usize = 1;
-
-const PREFIX: usize = 4;
-
-impl Write {
-    /// Starts writing the file. The request's own bytes are the first of it.
-    pub fn start(
-        request: &agent::WriteFile,
-        registry: &Registry,
-        token: &dyn Fn(usize) -> Token,
-    ) -> Result<(Pid, Self), Failure> {
-        let (pid, mut job) =
-            Self::begin(&request.path, Framing::Pieces, registry, token, &|feed| {
-                write_file(request, feed)
-            })?;
-        job.push(&request.data, request.eof, 0);
-        Ok((pid, job))
-    }
-
-    /// Starts a child that reads from the pipe what the host sends.
-    pub fn begin(
-        path: &str,
-        framing: Framing,
-        registry: &Registry,
-        token: &dyn Fn(usize) -> Token,
-        work: &dyn Fn(&File) -> Result<AgentMessage, Failure>,
-    ) -> Result<(Pid, Self), Failure> {
-        absolute(path)?;
-        let system = |e| Failure::system("write", path, &e);
-        let (child_feed, feed) = pipe().map_err(system)?;
-        let (result, child_result) = pipe().map_err(system)?;
-        grow_pipe(&feed, PIPE_SIZE);
-        let feed = Outlet::new(feed, registry, token(FEED)).map_err(system)?;
-        let result = Inlet::new(result, registry, token(RESULT)).map_err(system)?;
-        let pid = process::spawn(&[&child_feed, &child_result], || {
-            process::become_batch();
-            super::report(&child_result, work(&child_feed))
-        })
-        .map_err(system)?;
-        let job = Self {
-            feed: Sink::new(feed),
-            result: Answer::new(result),
-            framing,
-        };
-        Ok((pid, job))
-    }
-
-    /// An event came for one of the pipes.
-    pub const fn on_ready(&mut self, pipe: usize) {
-        match pipe {
-            FEED => self.feed.on_ready(),
-            _ => self.result.on_ready(),
-        }
-    }
-
-    /// Takes the next chunk.
-    ///
-    /// # Errors
-    /// The host broke the stream's rules.
-    pub fn receive(&mut self, chunk: &agent::StreamChunk) -> Result<(), Fault> {
-        self.feed.check(chunk)?;
-        self.push(&chunk.data, chunk.eof, chunk.data.len());
-        Ok(())
-    }
-
-    fn push(&mut self, bytes: &[u8], last: bool, credited: usize) {
-        if self.framing == Framing::Raw {
-            self.feed.push(bytes.to_vec(), credited);
-            if last {
-                self.feed.end();
-            }
-            return;
-        }
-        if !bytes.is_empty() {
-            let mut piece = Vec::with_capacity(PREFIX + bytes.len());
-            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-            piece.extend_from_slice(&length.to_be_bytes());
-            piece.extend_from_slice(bytes);
-            self.feed.push(piece, credited);
-        }
-        if last {
-            self.feed.push(vec![0; PREFIX], 0);
-            self.feed.end();
-        }
-    }
+/// Starts writing the file. The request's own bytes are the first of it.
+pub fn start(
+    request: &agent::WriteFile,
+    slots: usize,
+    registry: &Registry,
+    token: &dyn Fn(usize) -> Token,
+) -> Result<(Pid, Incoming), Failure> {
+    absolute(&request.path)?;
+    let task = Task {
+        doing: "write",
+        what: &request.path,
+        slots,
+    };
+    let (pid, mut job) =
+        Incoming::start(&task, registry, token, &|feed| write_file(request, feed))?;
+    job.begin(&request.data, request.eof);
+    Ok((pid, job))
 }
 
 /// In the child.
-fn write_file(request: &agent::WriteFile, mut feed: &File) -> Result<AgentMessage, Failure> {
+fn write_file(request: &agent::WriteFile, mut feed: Consumer) -> Result<AgentMessage, Failure> {
     let system = |doing| {
         let path = &request.path;
         move |e: io::Error| Failure::system(doing, path, &e)
@@ -194,30 +101,19 @@ pub fn resolve(path: &str, name: &[u8]) -> Result<(PathBuf, Option<fs::Metadata>
     Ok((file, before))
 }
 
-/// Copies the pipe's pieces into the file. `None`: the pipe ended before its end.
-fn receive(feed: &mut &File, target: &mut Target) -> io::Result<Option<u64>> {
-    let mut piece = Vec::new();
+/// Copies what comes into the file. `None`: nobody sends any more, and it was not all.
+fn receive(feed: &mut Consumer, target: &mut Target) -> io::Result<Option<u64>> {
     let mut total = 0;
     loop {
-        let mut prefix = [0; PREFIX];
-        match feed.read_exact(&mut prefix) {
-            Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(None),
-            Err(e) => return Err(e),
+        match feed.wait() {
+            // One write a piece: a value under /sys is taken whole or not at all.
+            Ok(Taken::Slot(slot)) => {
+                target.write(slot.data())?;
+                total += slot.data().len() as u64;
+            }
+            Ok(Taken::End) => return Ok(Some(total)),
+            Err(_) => return Ok(None),
         }
-        let length = u32::from_be_bytes(prefix);
-        if length == 0 {
-            return Ok(Some(total));
-        }
-        piece.resize(usize::try_from(length).unwrap_or(0), 0);
-        match feed.read_exact(&mut piece) {
-            Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(None),
-            Err(e) => return Err(e),
-        }
-        // One write a piece: a value under /sys is taken whole or not at all.
-        target.write(&piece)?;
-        total += u64::from(length);
     }
 }
 

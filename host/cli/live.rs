@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use quantix::credit::{ReceiveCredit, SendCredit};
 use quantix::error::{Code, Failure};
-use quantix::limits::CHUNK;
+use quantix::limits::{CHUNK, CLIENT_WINDOW};
 use quantix::message::{Body, Stream, agent};
 use quantix::rt::clock;
 use quantix::rt::sys::fd::{Wait, rest, wait};
@@ -473,7 +473,7 @@ impl Show {
         Self {
             stream,
             cursor: from,
-            credit: ReceiveCredit::default(),
+            credit: ReceiveCredit::new(CLIENT_WINDOW),
             queue: VecDeque::new(),
             at: 0,
             keep: matches!(output, Output::Kept),
@@ -535,7 +535,7 @@ impl Show {
     /// The stream goes on in another request: where.
     fn again(&mut self) -> u64 {
         // What still waits here will count in the new request: once, its sender may be that much ahead.
-        self.credit = ReceiveCredit::default();
+        self.credit = ReceiveCredit::new(CLIENT_WINDOW);
         self.cursor
     }
 

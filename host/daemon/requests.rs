@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use prost::Message;
+use quantix::chunk::Packed;
 use quantix::error::{Code, Failure};
 use quantix::ids::MessageId;
 use quantix::limits::MAX_REQUESTS;
@@ -225,7 +226,10 @@ impl Daemon {
         };
         let told = match &message.body {
             Some(Body::StreamChunk(chunk)) if upload.pass(chunk) => {
-                vm.host.send_chunk(id, chunk.clone());
+                match Packed::of(id, chunk) {
+                    Some(chunk) => vm.host.send_chunk(id, chunk),
+                    None => return self.drop_client(now, client, "sent a chunk that is too long"),
+                }
                 Ok(())
             }
             Some(Body::Credit(credit)) => {

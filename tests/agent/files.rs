@@ -3,7 +3,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use quantix::limits::{CHUNK, STREAM_WINDOW};
+use quantix::limits::CHUNK;
 use quantix::message::{Body, agent};
 
 use crate::util::agent::{Agent, Talk, read_file, write_file};
@@ -432,12 +432,15 @@ fn a_chunk_out_of_order_is_refused_and_nothing_is_changed() {
     }
 }
 
+/// A file's worker may have so many bytes in memory.
+const MOST_AHEAD: u64 = 512 * 1024;
+
 #[test]
 fn a_chunk_over_the_credit_is_refused_and_nothing_is_changed() {
     let (agent, mut talk) = Agent::ready();
     let path = agent.dir.file("file", "old");
     let allowed = talk.begin_write("w", write_file(&path));
-    assert_eq!(allowed, STREAM_WINDOW);
+    assert!(allowed <= MOST_AHEAD, "{allowed}");
     // The worker takes nothing, so that its pipe and then the window fill.
     for worker in workers_of(agent.process.pid()) {
         crate::util::signal(worker, "STOP");

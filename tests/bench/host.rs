@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use quantix::chunk::{Head, Packed};
 use quantix::credit::{ReceiveCredit, SendCredit};
 use quantix::host::{Event, Host};
 use quantix::ids::{IdMaker, MessageId};
-use quantix::limits::CHUNK;
+use quantix::limits::{CHUNK, CLIENT_WINDOW};
 use quantix::message::{Body, Stream, agent, encode, message};
 use quantix::rt::sys::fd::unread_by_peer;
 use quantix::rt::{clock, random};
@@ -103,7 +104,7 @@ impl Peer {
         }))?;
         self.transfers = Some(Transfers {
             download,
-            received: ReceiveCredit::default(),
+            received: ReceiveCredit::new(CLIENT_WINDOW),
             upload,
             sent: SendCredit::default(),
         });
@@ -246,13 +247,15 @@ impl Peer {
                 Some(Body::Credit(credit)) => {
                     transfers.sent.allow(credit.bytes);
                     while transfers.sent.available() >= CHUNK as u64 {
-                        let chunk = agent::StreamChunk {
-                            stream: Stream::Data.into(),
+                        let head = Head {
+                            stream: Stream::Data,
                             offset: transfers.sent.spend(CHUNK),
-                            data: vec![b'q'; CHUNK],
-                            ..Default::default()
+                            ..Head::default()
                         };
-                        self.host.send_chunk(&transfers.upload, chunk);
+                        let (id, data) = (&transfers.upload, [b'q'; CHUNK]);
+                        if let Some(chunk) = Packed::copy_of(id, head, &data) {
+                            self.host.send_chunk(id, chunk);
+                        }
                     }
                 }
                 _ => {}

@@ -1,6 +1,7 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
+use quantix::limits::CHUNK;
 use quantix::message::node::{self, node_message};
 use quantix::message::{Body, Stream, agent};
 
@@ -73,8 +74,8 @@ fn one_client_may_ask_many_things_at_once() {
 fn a_client_that_speaks_another_protocol_is_disconnected_and_others_are_not() {
     let (node, _vm) = Node::with_vm("vm");
     let pid = node.dir.text("pid");
-    let gate = node.dir.text("gate");
-    let waits = format!("echo $$ > {pid}; until [ -e {gate} ]; do sleep 0.05; done; echo end");
+    let gate = node.dir.gate();
+    let waits = format!("echo $$ > {pid}; {gate}; echo end");
     let good = node.begin(&["exec", "vm", "--", &waits]);
     pid_in(pid.as_ref());
     let mut bad: Vec<Vec<u8>> = vec![
@@ -95,7 +96,7 @@ fn a_client_that_speaks_another_protocol_is_disconnected_and_others_are_not() {
     }
     node.process
         .wait_log("client disconnected: sent something that is not our protocol");
-    node.dir.file("gate", "");
+    node.dir.open();
     assert_eq!(good.end().fine(), "end\n");
 }
 
@@ -221,8 +222,18 @@ fn each_new_report_goes_to_whoever_watches() {
 fn a_client_that_breaks_a_streams_rules_is_disconnected() {
     let (node, vm) = Node::with_vm("vm");
     let path = node.dir.file("file", "old");
-    // A gap, a repetition, more than the credit.
-    for offsets in [&[1][..], &[0, 0], &[0, 100_000, 200_000]] {
+    let gap = |_| vec![(1, 10)];
+    let repetition = |_| vec![(0, 10), (0, 10)];
+    let overspent = |credit: u64| {
+        let whole = (0..credit).step_by(CHUNK);
+        whole
+            .map(|at| (at, CHUNK))
+            .chain([(credit.next_multiple_of(CHUNK as u64), 1)])
+            .collect()
+    };
+    let too_long = |_| vec![(0, CHUNK + 1)];
+    let faults: [&dyn Fn(u64) -> Vec<(u64, usize)>; 4] = [&gap, &repetition, &overspent, &too_long];
+    for fault in faults {
         let mut client = node.client();
         let write = agent::WriteFile {
             path: path.clone(),
@@ -232,20 +243,20 @@ fn a_client_that_breaks_a_streams_rules_is_disconnected() {
         let Body::Credit(first) = client.next_agent(1) else {
             panic!("no credit");
         };
-        assert!(first.bytes < 300_000);
         // Stopped, it cannot grant more meanwhile.
         vm.agent.signal("STOP");
-        for &offset in offsets {
+        let chunks = fault(first.bytes);
+        for &(offset, bytes) in &chunks {
             let chunk = agent::StreamChunk {
                 stream: Stream::Data.into(),
                 offset,
-                data: vec![b'x'; 100_000],
+                data: vec![b'x'; bytes],
                 eof: false,
                 ..Default::default()
             };
             client.send_agent(1, "vm", Body::StreamChunk(chunk));
         }
-        assert!(client.next().is_none(), "{offsets:?}");
+        assert!(client.next().is_none(), "{chunks:?}");
         vm.agent.signal("CONT");
         node.run(&["ping", "vm"]).fine();
     }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use quantix::ids::MessageId;
 use quantix::limits::{CONTROL_BYTES, CONTROL_FRAMES};
-use quantix::outbox::{About, Item, Next, Outbox, Taken};
+use quantix::outbox::{About, Item, Load, Next, Outbox, Taken};
 
 /// A request, by a small number so that operations meet.
 type Request = u8;
@@ -213,7 +213,8 @@ impl Both {
             }
             Op::PushChunk(request, size) => {
                 let body = self.body(size);
-                self.outbox.push_chunk(&id(request), body.clone());
+                let load = Load::Encoded(body.clone());
+                self.outbox.push_chunk(&id(request), load);
                 self.model.push_chunk(id(request), body);
             }
             Op::PushFinal(request, size) => {
@@ -273,7 +274,8 @@ impl Both {
                 self.taken.push(item.clone());
                 (Some(item.about), item.body)
             }
-            Taken::Stream(body) | Taken::Report(body) => (None, body),
+            Taken::Stream(load) => (None, load.bytes().to_vec()),
+            Taken::Report(body) => (None, body),
         });
         assert!(found == expected, "taken {found:?}, not {expected:?}");
     }

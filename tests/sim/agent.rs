@@ -1,5 +1,6 @@
 //! The guest's program: as much of an agent as the channel needs.
 
+use quantix::chunk::Packed;
 use quantix::guest::{Event, Guest, Identity, Moment};
 use quantix::ids::MessageId;
 use quantix::limits::{CHUNK, MAX_WRITE};
@@ -196,7 +197,8 @@ impl Agent {
             if job.sent < job.stream {
                 if guest.wants_chunk() {
                     let bytes = (job.stream - job.sent).min(CHUNK as u64) as usize;
-                    guest.send_chunk(&job.id, chunk(job.sent, bytes));
+                    let sent = Packed::of(&job.id, &chunk(job.sent, bytes));
+                    guest.send_chunk(&job.id, sent.unwrap());
                     job.sent += bytes as u64;
                     chunks += 1;
                 }

@@ -61,6 +61,17 @@ impl Dir {
         self.0.join(name)
     }
 
+    /// A line for a shell that waits until [`open`](Self::open), or no longer than the directory is there.
+    pub fn gate(&self) -> String {
+        let (dir, gate) = (self.path().display(), self.text("gate"));
+        format!("while [ -d {dir} ] && ! [ -e {gate} ]; do sleep 0.05; done")
+    }
+
+    /// Ends the waits at the [`gate`](Self::gate).
+    pub fn open(&self) {
+        self.file("gate", "");
+    }
+
     /// A path inside, as text.
     pub fn text(&self, name: &str) -> String {
         self.0.join(name).to_str().unwrap().to_owned()

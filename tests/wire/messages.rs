@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use quantix::error::{Code, Failure};
 use quantix::frame::Seal;
 use quantix::ids::{Nonce, SessionId};
-use quantix::limits::{MAX_FRAME, STREAM_WINDOW};
+use quantix::limits::MAX_FRAME;
 use quantix::message::{AgentMessage, Body, Stream, agent, message};
 
 /// One file of `tests/wire/`.
@@ -551,7 +551,7 @@ fn streams() -> Vec<Golden> {
             "credit_stream",
             "From a stream's receiver: its sender may have sent 262144 bytes in all.",
             2,
-            credit(REQUEST, Stream::Data, STREAM_WINDOW),
+            credit(REQUEST, Stream::Data, 256 * 1024),
         ),
         sealed(
             "credit_connection",

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use quantix::credit::{ReceiveCredit, SendCredit};
-use quantix::limits::CHUNK;
+use quantix::limits::{CHUNK, CLIENT_WINDOW};
 use quantix::message::{Body, Stream, agent};
 
 use super::super::Trouble;
@@ -17,7 +17,7 @@ pub fn download(
     sink: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>,
 ) -> Result<(Body, u64), Trouble> {
     let id = client.ask_agent(vm, request)?;
-    let mut credit = ReceiveCredit::default();
+    let mut credit = ReceiveCredit::new(CLIENT_WINDOW);
     loop {
         if let Some(bytes) = credit.grant() {
             let stream = Stream::Data.into();

@@ -7,6 +7,7 @@ pub mod ifaddrs;
 pub mod inotify;
 pub mod process;
 pub mod shared;
+pub mod slots;
 pub mod sock_diag;
 pub mod socket;
 pub mod statvfs;

@@ -76,6 +76,12 @@ impl From<&[&File]> for Keep {
     }
 }
 
+impl From<&[BorrowedFd<'_>]> for Keep {
+    fn from(fds: &[BorrowedFd]) -> Self {
+        Self(fds.iter().map(AsRawFd::as_raw_fd).collect())
+    }
+}
+
 impl<const N: usize> From<&[&File; N]> for Keep {
     fn from(files: &[&File; N]) -> Self {
         Self::from(&files[..])

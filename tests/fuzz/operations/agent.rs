@@ -1,5 +1,6 @@
 //! The guest's side: what a program does with a `Guest`, and what it may rely on.
 
+use quantix::chunk::Packed;
 use quantix::error::{Code, Failure};
 use quantix::guest::{Event, Guest, Identity, Moment};
 use quantix::ids::MessageId;
@@ -158,9 +159,10 @@ impl Agent {
             }
             Event::Chunk(id, chunk) => {
                 if let Some(running) = self.running.iter_mut().find(|r| r.id == id) {
-                    assert_eq!(chunk.offset, running.heard, "{id}: a gap");
-                    running.heard += chunk.data.len() as u64;
+                    assert_eq!(chunk.head.offset, running.heard, "{id}: a gap");
+                    running.heard += chunk.data().len() as u64;
                 }
+                self.guest.recycle(chunk);
             }
             Event::Cancel(id) => cancelled.push(id),
             Event::Credit(..) => {}
@@ -213,8 +215,8 @@ impl Agent {
         let count = self.running.len().max(1);
         if let Some(running) = self.running.get_mut(at % count) {
             let sent = chunk(running.streamed, size);
-            let back = self.guest.send_chunk(&running.id, sent.clone());
-            assert!(back == sent, "the chunk comes back");
+            let sent = Packed::of(&running.id, &sent).expect("a chunk fits");
+            self.guest.send_chunk(&running.id, sent);
             assert!(!self.guest.wants_chunk());
             running.streamed += size as u64;
         }

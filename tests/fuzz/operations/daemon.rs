@@ -1,5 +1,6 @@
 //! The host's side: what a program does with a `Host`, and what it may rely on.
 
+use quantix::chunk::Packed;
 use quantix::host::{Event, Host, Phase};
 use quantix::ids::MessageId;
 use quantix::limits::{FLUSH, HOST_WINDOW, HOST_WRITES};
@@ -218,6 +219,7 @@ impl Daemon {
     pub fn stream(&mut self, at: usize, size: usize, ledger: &mut Ledger) {
         if let Some(id) = nth_pending(at, ledger).filter(|_| self.is_open) {
             let chunk = ledger.chunk_to_guest(&id, size);
+            let chunk = Packed::of(&id, &chunk).expect("a chunk fits");
             self.host.send_chunk(&id, chunk);
         }
     }
