@@ -23,7 +23,7 @@ use super::Answer;
 use super::pipe::Inlet;
 
 /// Slots of all workers together: the agent's memory for bulk data, but that each has two at least.
-const SLOTS: usize = 20;
+const SLOTS: usize = 28;
 
 /// How many slots the next worker gets where others have so many: half of what is left, so that one
 /// alone is quick and others find room.
