@@ -29,7 +29,8 @@ pub struct Bare<'a> {
 }
 
 impl<'a> Bare<'a> {
-    /// Has the agent killed and the probe run in its place: echo, source and sink, in this order. The
+    /// Has the agent killed and the probe run in its place: echo, source and sink, and these two again with a
+    /// file, in this order. The
     /// daemon must be gone before the agent is, or the probe would read what was meant for the agent.
     pub fn borrow_port(
         vm: &'a Vm,
@@ -42,9 +43,11 @@ impl<'a> Bare<'a> {
         daemon.shell(&format!(
             "cat > /run/agent.hold.new <<'.'\n\
              set -e\n\
-             for p in 'echo {PORT}' 'source {PORT} {bytes} 32768' 'sink {PORT} {bytes} 65536'; do\n\
+             for p in 'echo {PORT}' 'source {PORT} {bytes} 32768' 'sink {PORT} {bytes} 65536' \
+             'source {PORT} {bytes} 32768 /tmp/data' 'sink {PORT} {bytes} 32768 /tmp/back'; do\n\
              echo \"bench: {round} $p\"\n\
              probe $p\n\
+             rm -f /tmp/back\n\
              done\n\
              .\n\
              mv /run/agent.hold.new /run/agent.hold"
@@ -84,9 +87,11 @@ impl<'a> Bare<'a> {
         self.echo()
     }
 
-    /// From the guest: the microseconds that all bytes took.
-    pub fn source(&mut self) -> Outcome<f64> {
-        self.next("source")?;
+    /// From the guest, of its memory or of a file: the microseconds that all bytes took.
+    pub fn source(&mut self, file: bool) -> Outcome<f64> {
+        let (port, bytes) = (PORT, self.bytes);
+        let file = if file { " /tmp/data" } else { "" };
+        self.next(&format!("source {port} {bytes} 32768{file}"))?;
         let mut buffer = vec![0; BUFFER];
         let mut left = self.bytes;
         let begun = Instant::now();
@@ -100,9 +105,11 @@ impl<'a> Bare<'a> {
         Ok(micros(begun))
     }
 
-    /// Into the guest: the microseconds until all bytes were read there.
-    pub fn sink(&mut self) -> Outcome<f64> {
-        self.next("sink")?;
+    /// Into the guest, into nothing or a file: the microseconds until all bytes were read there.
+    pub fn sink(&mut self, file: bool) -> Outcome<f64> {
+        let (port, bytes) = (PORT, self.bytes);
+        let end = if file { "32768 /tmp/back" } else { "65536" };
+        self.next(&format!("sink {port} {bytes} {end}"))?;
         let buffer = vec![b'q'; BUFFER];
         let mut left = self.bytes;
         let mut count = [0; 8];

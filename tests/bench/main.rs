@@ -3,16 +3,19 @@
 //!
 //! Ours and bare take turns, round by round, so that a machine that slows down meanwhile slows both.
 //! Every figure is a median. The environment can make it shorter or longer: `BENCH_ROUNDS` (3),
-//! `BENCH_MIB` (64, each transfer's size), `BENCH_IDLE` (60, seconds without a host), `BENCH_TOTAL`
-//! (1024, MiB transferred before the memory is looked at), `QX_BENCH_ROUNDS` (100, sessions opened in each
+//! `BENCH_MIB` (256, each transfer's size), `BENCH_IDLE` (60, seconds without a host), `BENCH_TOTAL`
+//! (2048, MiB transferred before memory and processor time are looked at), `QX_BENCH_ROUNDS` (100, sessions opened in each
 //! way).
 // A benchmark reads clocks, waits and prints; where it fails it has nothing else to do.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
 mod bare;
 mod host;
+mod load;
 mod node;
+mod qga;
 mod sessions;
+mod tables;
 mod vm;
 
 // It panics where QEMU does not do as it is told; what it has for tests alone is unused here.
@@ -29,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use bare::Bare;
 use node::{Daemon, QX_NODE};
+use qga::Qga;
 use vm::{NAME, Vm};
 
 /// Whatever goes wrong ends the run.
@@ -59,9 +63,15 @@ impl Samples {
     }
 
     fn median(&self) -> f64 {
+        self.percentile(50)
+    }
+
+    /// The sample that so many of a hundred are below.
+    fn percentile(&self, percent: usize) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+        let at = sorted.len() * percent / 100;
+        sorted.get(at).copied().unwrap_or(f64::NAN)
     }
 
     fn worst(&self) -> f64 {
@@ -80,10 +90,24 @@ struct Figures {
     slow_echo: Samples,
     download: Samples,
     source: Samples,
+    source_file: Samples,
     upload: Samples,
     sink: Samples,
+    upload_file: Samples,
+    sink_file: Samples,
     exec: Samples,
     exec_process: Samples,
+    qga_read: Samples,
+    qga_write: Samples,
+    qga_exec: Samples,
+}
+
+/// What moving a gigabyte took, in seconds of processor time: of the agent and its workers, and of the
+/// daemon and its clients.
+#[derive(Default)]
+struct Cost {
+    guest: f64,
+    host: f64,
 }
 
 /// What the environment says.
@@ -99,9 +123,9 @@ fn main() -> Outcome<()> {
     // `cargo bench` hands us `--bench`; anything else is a filter, and there is nothing to filter.
     let plan = Plan {
         rounds: number("BENCH_ROUNDS", 3)?,
-        bytes: number("BENCH_MIB", 64)? << 20,
+        bytes: number("BENCH_MIB", 256)? << 20,
         idle: number("BENCH_IDLE", 60)? as u64,
-        total: number("BENCH_TOTAL", 1024)? << 20,
+        total: number("BENCH_TOTAL", 2048)? << 20,
         sessions: number("QX_BENCH_ROUNDS", 100)?,
     };
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench");
@@ -124,6 +148,9 @@ fn main() -> Outcome<()> {
     for round in 1..=plan.rounds {
         eprintln!("round {round} of {}", plan.rounds);
         ours(&plan, &dir, &mut daemon, &mut figures)?;
+        if let Some(socket) = vm.qga() {
+            measure_qga(&plan, &mut daemon, socket, &mut figures)?;
+        }
         let mut bare = Bare::borrow_port(&vm, daemon, round, plan.bytes)?;
         measure_bare(&plan, &vm, &mut bare, &mut figures)?;
         bare.give_back(&vm)?;
@@ -132,28 +159,26 @@ fn main() -> Outcome<()> {
     }
 
     eprintln!("{} MiB of transfers", plan.total >> 20);
-    daemon.shell(&make_data(plan.bytes))?;
-    let mut moved = 0;
-    while moved < plan.total {
-        download(&dir)?;
-        upload(&dir)?;
-        moved += 2 * plan.bytes;
-    }
+    let (down, up) = costs(&plan, &dir, &mut daemon)?;
     let worn_rss = rss_kb(&mut daemon)?;
+    eprintln!("four transfers and a chatty command at once");
+    let load = load::measure(&dir, &mut daemon)?;
 
     daemon.stop();
     let sessions = sessions::measure(&vm, plan.sessions)?;
 
     let size = fs::metadata(AGENT)?.len();
-    print_head(&vm, release.trim());
+    tables::print_head(&vm, release.trim());
     println!("| | |\n|---|---|");
     println!("| Agent, file | {:.2} MB |", size as f64 / 1e6);
     println!("| Agent, memory when idle | {idle_rss} KiB |");
-    let mib = moved >> 20;
+    let mib = (2 * plan.total) >> 20;
     println!("| Agent, memory after {mib} MiB of transfers | {worn_rss} KiB |");
+    let most = load.most_kb;
+    println!("| Agent, most memory with four transfers and a command at once | {most} KiB |");
     let idle = plan.idle;
     println!("| Agent, wake-ups in {idle} s without a host | {switches} |");
-    print_figures(&figures);
+    tables::print(&figures, &load, &down, &up);
     sessions.print(figures.echo.median(), figures.echo_reverted.median());
     Ok(())
 }
@@ -191,7 +216,48 @@ fn wakeups(dir: &Path, mut daemon: Daemon, seconds: u64) -> Outcome<(Daemon, Str
 }
 
 fn make_data(bytes: usize) -> String {
-    format!("[ -f /tmp/data ] || head -c {bytes} /dev/zero > /tmp/data")
+    format!("[ -f /tmp/data ] || head -c {bytes} /dev/zero | tr '\\0' q > /tmp/data")
+}
+
+/// The cost of downloads, and that of uploads.
+fn costs(plan: &Plan, dir: &Path, daemon: &mut Daemon) -> Outcome<(Cost, Cost)> {
+    daemon.shell(&make_data(plan.bytes))?;
+    let mut costs = [Cost::default(), Cost::default()];
+    let ways: [fn(&Path) -> Outcome<f64>; 2] = [download, upload];
+    for (cost, way) in costs.iter_mut().zip(ways) {
+        let before = spent(daemon)?;
+        let mut moved = 0;
+        while moved < plan.total {
+            way(dir)?;
+            moved += plan.bytes;
+        }
+        let after = spent(daemon)?;
+        let gigabytes = moved as f64 / 1e9;
+        cost.guest = (after.guest - before.guest) / gigabytes;
+        cost.host = (after.host - before.host) / gigabytes;
+    }
+    let [down, up] = costs;
+    Ok((down, up))
+}
+
+/// Processor time so far, of both sides; that of clients and workers counts when they have ended.
+fn spent(daemon: &mut Daemon) -> Outcome<Cost> {
+    let pid = daemon.pid();
+    let of_clients = ticks(&fs::read_to_string("/proc/self/stat")?, 15..17)?;
+    let of_daemon = ticks(&fs::read_to_string(format!("/proc/{pid}/stat"))?, 13..15)?;
+    let stat = daemon.shell("cat /proc/$(cut -d' ' -f4 /proc/$PPID/stat)/stat")?;
+    Ok(Cost {
+        guest: ticks(&stat, 13..17)?,
+        host: of_clients + of_daemon,
+    })
+}
+
+/// The sum of some fields of a process's stat, in seconds: USER_HZ is 100 on x86 (proc(5)).
+fn ticks(stat: &str, fields: std::ops::Range<usize>) -> Outcome<f64> {
+    let words: Vec<&str> = stat.split_whitespace().collect();
+    let words = words.get(fields).ok_or("a short stat")?;
+    let ticks: Result<Vec<f64>, _> = words.iter().map(|word| word.parse::<f64>()).collect();
+    Ok(ticks?.iter().sum::<f64>() / 100.0)
 }
 
 fn ours(plan: &Plan, dir: &Path, daemon: &mut Daemon, figures: &mut Figures) -> Outcome<()> {
@@ -215,6 +281,28 @@ fn ours(plan: &Plan, dir: &Path, daemon: &mut Daemon, figures: &mut Figures) -> 
     }
     figures.download.add(rate(plan.bytes, download(dir)?));
     figures.upload.add(rate(plan.bytes, upload(dir)?));
+    figures
+        .upload_file
+        .add(rate(plan.bytes, upload_to(dir, "/tmp/up")?));
+    daemon.shell("rm /tmp/up")?;
+    Ok(())
+}
+
+/// Less than all: it would take minutes.
+fn measure_qga(
+    plan: &Plan,
+    daemon: &mut Daemon,
+    socket: &Path,
+    figures: &mut Figures,
+) -> Outcome<()> {
+    let mut qga = Qga::start(daemon, socket)?;
+    let bytes = plan.bytes.min(16 << 20);
+    figures.qga_read.add(qga.read("/tmp/data", bytes)?);
+    figures.qga_write.add(qga.write("/dev/null", bytes)?);
+    for _ in 0..COMMANDS / 2 {
+        figures.qga_exec.add(qga.exec()?);
+    }
+    daemon.shell("killall qemu-ga")?;
     Ok(())
 }
 
@@ -226,10 +314,14 @@ fn download(dir: &Path) -> Outcome<f64> {
 
 /// Into the guest's /dev/null, as the bare program throws away what it reads.
 fn upload(dir: &Path) -> Outcome<f64> {
+    upload_to(dir, "/dev/null")
+}
+
+fn upload_to(dir: &Path, path: &str) -> Outcome<f64> {
     let data = dir.join("data");
     let data = data.to_str().ok_or("a path that is not UTF-8")?;
     let begun = Instant::now();
-    node::run(dir, &["cp", data, &format!("{NAME}:/dev/null")])?;
+    node::run(dir, &["cp", data, &format!("{NAME}:{path}")])?;
     Ok(micros(begun))
 }
 
@@ -249,8 +341,12 @@ fn measure_bare(plan: &Plan, vm: &Vm, bare: &mut Bare, figures: &mut Figures) ->
     for _ in 0..REVERTS {
         figures.echo_reverted.add(bare.echo_reverted(&mut qmp)?);
     }
-    figures.source.add(rate(plan.bytes, bare.source()?));
-    figures.sink.add(rate(plan.bytes, bare.sink()?));
+    figures.source.add(rate(plan.bytes, bare.source(false)?));
+    figures.sink.add(rate(plan.bytes, bare.sink(false)?));
+    figures
+        .source_file
+        .add(rate(plan.bytes, bare.source(true)?));
+    figures.sink_file.add(rate(plan.bytes, bare.sink(true)?));
     Ok(())
 }
 
@@ -281,55 +377,4 @@ fn micros(begun: Instant) -> f64 {
 /// MB/s: bytes a microsecond.
 fn rate(bytes: usize, micros: f64) -> f64 {
     bytes as f64 / micros
-}
-
-fn print_head(vm: &Vm, release: &str) {
-    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    let model = model
-        .unwrap_or_default()
-        .trim_start_matches(['\t', ':', ' ']);
-    let count = std::thread::available_parallelism().map_or(1, usize::from);
-    let qemu = Command::new("qemu-system-x86_64").arg("--version").output();
-    let qemu = qemu.map(|out| String::from_utf8_lossy(&out.stdout).into_owned());
-    let qemu = qemu.unwrap_or_default();
-    let qemu = qemu.split_whitespace().nth(3).unwrap_or("?");
-    let accel = vm.accel();
-    println!(
-        "QEMU {qemu}, accelerator {accel}, guest Linux {release}, 1 CPU; host {count} x {model}\n"
-    );
-}
-
-fn print_figures(f: &Figures) {
-    let line = |what: &str, ours: &Samples, bare: &Samples, unit: &str, scale: f64| {
-        let (ours, bare) = (ours.median() / scale, bare.median() / scale);
-        let ratio = ours / bare;
-        println!("| {what} | {ours:.2} {unit} | {bare:.2} {unit} | {ratio:.2} |");
-    };
-    let alone = |what: &str, samples: &Samples| {
-        println!("| {what} | {:.2} ms | | |", samples.median() / 1e3);
-    };
-    println!("\n| | Ours | Bare port | Ours : bare |\n|---|---|---|---|");
-    line(
-        "Round trip, one after the other",
-        &f.ping,
-        &f.echo,
-        "ms",
-        1e3,
-    );
-    alone("the same, as the daemon's client sees it", &f.ping_client);
-    let slow = "Round trip, one a second, `--direct`";
-    line(slow, &f.slow_ping, &f.slow_echo, "ms", 1e3);
-    line("Download, `cat`", &f.download, &f.source, "MB/s", 1.0);
-    line("Upload, `cp` to /dev/null", &f.upload, &f.sink, "MB/s", 1.0);
-    alone(
-        "`true` in the guest's shell, by the control socket",
-        &f.exec,
-    );
-    alone(
-        "`qx-node exec VM -- true`, the whole process",
-        &f.exec_process,
-    );
 }

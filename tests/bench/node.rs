@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it, and waits until the VM's agent answers.
     pub fn start(dir: &Path) -> Outcome<Self> {
-        let control = dir.join(CONTROL);
+        let control = control(dir);
         let process = Command::new(QX_NODE)
             .args(["serve", "--log-level", "error", "--control"])
             .arg(&control)
@@ -60,6 +60,11 @@ impl Daemon {
                 Err(_) => sleep(Duration::from_millis(50)),
             }
         }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// Ends it, and with that its connection to the VM.
@@ -133,11 +138,16 @@ impl Drop for Daemon {
     }
 }
 
+/// The control socket.
+pub fn control(dir: &Path) -> PathBuf {
+    dir.join(CONTROL)
+}
+
 /// The command line, its output thrown away.
 pub fn run(dir: &Path, words: &[&str]) -> Outcome<()> {
     let status = Command::new(QX_NODE)
         .args(words)
-        .env("QX_NODE_SOCK", dir.join(CONTROL))
+        .env("QX_NODE_SOCK", control(dir))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .status()?;

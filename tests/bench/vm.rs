@@ -12,6 +12,9 @@ use crate::qmp::Qmp;
 /// What the VM is called.
 pub const NAME: &str = "bench";
 
+/// MiB: the data twice, and once more while it takes its own place.
+const MEMORY: &str = "1600";
+
 /// Under emulation, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -21,6 +24,7 @@ pub struct Vm {
     console: PathBuf,
     socket: PathBuf,
     monitor: PathBuf,
+    qga: Option<PathBuf>,
     accel: String,
 }
 
@@ -36,6 +40,8 @@ impl Vm {
         if !made.success() {
             return Err("tests/vm/image.sh failed".into());
         }
+        let has_qga = crate::qga::add_to(&image.join("initrd"))?;
+        let qga = dir.join(format!("{NAME}.qga"));
         let accel = Command::new(scripts.join("accel.sh")).output()?.stdout;
         let accel = String::from_utf8(accel)?.trim().to_owned();
         let qemu = Command::new(scripts.join("qemu.sh"))
@@ -44,6 +50,14 @@ impl Vm {
             .env("QX_VMS_DIR", dir.join("vms"))
             .env("QX_IMAGE_DIR", &image)
             .env("QX_ACCEL", &accel)
+            .env("QX_VM_MEM", MEMORY)
+            .args(["--", "-chardev"])
+            .arg(format!(
+                "socket,id=qga,path={},server=on,wait=off",
+                qga.display()
+            ))
+            .arg("-device")
+            .arg("virtserialport,bus=serial0.0,nr=2,chardev=qga,name=org.qemu.guest_agent.0")
             .stdin(Stdio::null())
             .spawn()?;
         let vm = Self {
@@ -52,6 +66,7 @@ impl Vm {
             socket: dir.join("vms").join(format!("{NAME}.agent.sock")),
             monitor: dir.join(format!("{NAME}.qmp")),
             accel,
+            qga: has_qga.then_some(qga),
         };
         vm.wait_for("qx-guest: init done", 1)?;
         Ok(vm)
@@ -60,6 +75,11 @@ impl Vm {
     /// The agent's socket.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// The socket of qemu-ga's port, where its program is in the guest.
+    pub fn qga(&self) -> Option<&Path> {
+        self.qga.as_deref()
     }
 
     /// The monitor.

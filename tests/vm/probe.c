@@ -3,8 +3,10 @@
  * Lives in the test image as /bin/probe.
  *
  *   probe echo DEV                     writes back what it reads
- *   probe source DEV BYTES WRITESIZE   after the first byte from the host: writes BYTES
- *   probe sink DEV BYTES READSIZE      reads BYTES, then writes their count (8 bytes, little endian)
+ *   probe source DEV BYTES SIZE [FILE] after the first byte from the host: writes BYTES, SIZE at once, of
+ *                                      a buffer, or of what it reads from FILE
+ *   probe sink DEV BYTES SIZE [FILE]   reads BYTES, then writes their count (8 bytes, little endian); with
+ *                                      FILE writes them there, up to SIZE at once
  *   probe noise DEV BYTES              writes BYTES random bytes as soon as a host is there
  *   probe hog SECONDS                  keeps the processor for itself: nothing else in the guest runs but
  *                                      interrupts, the driver's work for its ports neither
@@ -181,13 +183,24 @@ static void echo(void)
 		write_all(buffer, n);
 }
 
-static void source(long long bytes, size_t size)
+static int open_file(const char *path, int flags)
 {
+	int file = open(path, flags | O_CLOEXEC, 0600);
+	if (file < 0)
+		die(path);
+	return file;
+}
+
+static void source(long long bytes, size_t size, const char *path)
+{
+	int file = path ? open_file(path, O_RDONLY) : -1;
 	read_some(1);
 	memset(buffer, 'q', sizeof buffer);
 	for (; bytes > 0; bytes -= size) {
 		if (bytes < (long long)size)
 			size = bytes;
+		if (path && read(file, buffer, size) != (ssize_t)size)
+			die(path);
 		write_all(buffer, size);
 	}
 	wait_quit();
@@ -198,6 +211,36 @@ static void sink(long long bytes, size_t size)
 	uint64_t count = 0;
 	while (bytes > (long long)count)
 		count += read_some(size);
+	write_all((const char *)&count, sizeof count);
+	wait_quit();
+}
+
+/* One read brings at most 4 KiB: gathers what is there before it writes. */
+static void sink_file(long long bytes, size_t size, const char *path)
+{
+	int file = open_file(path, O_WRONLY | O_CREAT | O_TRUNC);
+	uint64_t count = 0;
+	size_t have = 0;
+	while (bytes > (long long)count + (long long)have) {
+		ssize_t n = read(port, buffer + have, size - have);
+		if (n > 0)
+			have += n;
+		else if (n < 0 && errno != EAGAIN && errno != EINTR)
+			die("read");
+		if (have == size || (n <= 0 && have > 0)) {
+			if (write(file, buffer, have) != (ssize_t)have)
+				die(path);
+			count += have;
+			have = 0;
+		} else if (n <= 0) {
+			wait_edge(-1);
+		}
+	}
+	if (have > 0 && write(file, buffer, have) != (ssize_t)have)
+		die(path);
+	count += have;
+	if (close(file) != 0)
+		die(path);
 	write_all((const char *)&count, sizeof count);
 	wait_quit();
 }
@@ -295,12 +338,15 @@ int main(int argc, char **argv)
 	if (argc == 3 && strcmp(mode, "echo") == 0) {
 		open_port(argv[2]);
 		echo();
-	} else if (argc == 5 && strcmp(mode, "source") == 0) {
+	} else if ((argc == 5 || argc == 6) && strcmp(mode, "source") == 0) {
 		open_port(argv[2]);
-		source(number(argv[3]), io_size(argv[4]));
+		source(number(argv[3]), io_size(argv[4]), argv[5]);
 	} else if (argc == 5 && strcmp(mode, "sink") == 0) {
 		open_port(argv[2]);
 		sink(number(argv[3]), io_size(argv[4]));
+	} else if (argc == 6 && strcmp(mode, "sink") == 0) {
+		open_port(argv[2]);
+		sink_file(number(argv[3]), io_size(argv[4]), argv[5]);
 	} else if (argc == 4 && strcmp(mode, "noise") == 0) {
 		open_port(argv[2]);
 		noise(number(argv[3]));
@@ -309,7 +355,7 @@ int main(int argc, char **argv)
 	} else if (argc == 4 && strcmp(mode, "wakeups") == 0) {
 		wakeups(argv[2], number(argv[3]));
 	} else {
-		fputs("usage: probe echo DEV | source DEV BYTES WRITESIZE | sink DEV BYTES READSIZE |"
+		fputs("usage: probe echo DEV | source DEV BYTES SIZE [FILE] | sink DEV BYTES SIZE [FILE] |"
 		      " noise DEV BYTES | hog SECONDS | wakeups PID SECONDS\n", stderr);
 		return 2;
 	}

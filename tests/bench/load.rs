@@ -1,0 +1,98 @@
+//! Four bulk transfers and a command that never stops writing, all at once: what a ping is like
+//! meanwhile, and what the agent takes.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::node::{Daemon, QX_NODE, control};
+use crate::vm::NAME;
+use crate::{Outcome, Samples};
+
+/// Pings meanwhile.
+const PINGS: usize = 500;
+
+/// What was found.
+pub struct Load {
+    /// Round trips in microseconds.
+    pub pings: Samples,
+    /// The most memory that the agent had, in KiB.
+    pub most_kb: u64,
+}
+
+/// Transfers that begin again when they end.
+struct Transfers<'a> {
+    dir: &'a Path,
+    running: Vec<(Vec<String>, Child)>,
+}
+
+impl Transfers<'_> {
+    fn start(&mut self, words: &[&str]) -> Outcome<()> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let child = run(self.dir, &words)?;
+        self.running.push((words, child));
+        Ok(())
+    }
+
+    fn keep_up(&mut self) -> Outcome<()> {
+        for (words, child) in &mut self.running {
+            match child.try_wait()? {
+                Some(status) if status.success() => *child = run(self.dir, words)?,
+                Some(status) => return Err(format!("{words:?}: {status}").into()),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Transfers<'_> {
+    fn drop(&mut self) {
+        for (_, child) in &mut self.running {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn run(dir: &Path, words: &[String]) -> Outcome<Child> {
+    let child = Command::new(QX_NODE)
+        .args(words)
+        .env("QX_NODE_SOCK", control(dir))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()?;
+    Ok(child)
+}
+
+/// Measures. There is a file `/tmp/data` in the guest, and `data` here.
+pub fn measure(dir: &Path, daemon: &mut Daemon) -> Outcome<Load> {
+    let data = dir.join("data");
+    let data = data.to_str().ok_or("a path that is not UTF-8")?;
+    let agent = daemon.shell("cut -d' ' -f4 /proc/$PPID/stat")?;
+    let agent = agent.trim();
+    let mut transfers = Transfers {
+        dir,
+        running: Vec::new(),
+    };
+    for _ in 0..2 {
+        transfers.start(&["cat", NAME, "/tmp/data"])?;
+        transfers.start(&["cp", data, &format!("{NAME}:/dev/null")])?;
+    }
+    transfers.start(&["exec", NAME, "--", "yes a chatty command"])?;
+    sleep(Duration::from_millis(500));
+    let mut pings = Samples::default();
+    let mut most_kb = 0;
+    for turn in 0..PINGS {
+        pings.add(daemon.ping()?.1);
+        if turn % 25 == 0 {
+            transfers.keep_up()?;
+            let rss = daemon.shell(&format!("grep ^Rss /proc/{agent}/smaps_rollup"))?;
+            let kb = rss.split_whitespace().nth(1).ok_or("no Rss")?;
+            most_kb = most_kb.max(kb.parse()?);
+        }
+        sleep(Duration::from_millis(10));
+    }
+    Ok(Load { pings, most_kb })
+}
