@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         }
         Err(error) => return fail(2, &format!("{error}; try --help")),
     };
+    quantix::rt::sys::process::become_prompt();
     match agent::Agent::new(options).and_then(agent::Agent::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, &error.to_string()),

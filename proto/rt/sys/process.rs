@@ -219,12 +219,22 @@ pub fn become_batch() {
     unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const ordinary) };
 }
 
+/// Has this process run before others that want the processor, as far as its user may: it answers at
+/// once however busy they are, and is itself busy for moments only. Its children are not like that.
+pub fn become_prompt() {
+    set_nice(-3);
+}
+
+fn set_nice(nice: libc::c_int) {
+    // SAFETY: reads and writes no memory.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+}
+
 /// Gives this process the priority, the scheduling and the limits that an ordinary process of this
 /// system has, whatever those of its parent: nice 0, no real time, the limits of process 1, and of
 /// descriptors no more than select(2) can take until it asks for more. What it may not raise stays.
 pub fn become_ordinary() {
-    // SAFETY: reads and writes no memory.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
+    set_nice(0);
     let ordinary = libc::sched_param { sched_priority: 0 };
     // SAFETY: reads one sched_param, which lives for the length of the call.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary) };
@@ -337,6 +347,7 @@ pub fn set_umask(mask: u32) -> u32 {
 fn become_worker(keep: &[RawFd]) -> io::Result<()> {
     // SAFETY: setsid touches no memory. A freshly forked child leads no group, so it succeeds.
     check(unsafe { libc::setsid() })?;
+    set_nice(0);
     // SIGPIPE stays ignored: a worker whose reader is gone has something to clean up. What a worker
     // turns into by exec gets the default from the standard library.
     for signal in (1..=31).filter(|signal| *signal != libc::SIGPIPE) {
