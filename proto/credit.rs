@@ -1,7 +1,7 @@
 //! Credit of one stream: how far a sender may run ahead of its receiver, in bytes.
 
 /// The sender's end.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct SendCredit {
     sent: u64,
     allowed: u64,
@@ -34,7 +34,7 @@ impl SendCredit {
 }
 
 /// The receiver's end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ReceiveCredit {
     received: u64,
     consumed: u64,

@@ -1,10 +1,11 @@
 //! The guest's program: as much of an agent as the channel needs.
 
 use quantix::chunk::Packed;
+use quantix::credit::ReceiveCredit;
 use quantix::guest::{Event, Guest, Identity, Moment};
 use quantix::ids::MessageId;
-use quantix::limits::{CHUNK, MAX_WRITE};
-use quantix::message::{Body, agent};
+use quantix::limits::{CHUNK, MAX_WRITE, STREAM_WINDOW};
+use quantix::message::{Body, Stream, agent};
 use quantix::time::{Time, earliest};
 
 use super::ledger::{answer, chunk};
@@ -39,6 +40,11 @@ struct Job {
     answer: usize,
     stream: u64,
     sent: u64,
+    /// Bytes that the host still has to send, and what it may.
+    upload: u64,
+    credit: ReceiveCredit,
+    /// Bytes of it that came and were not taken yet.
+    untaken: usize,
 }
 
 impl Agent {
@@ -65,7 +71,11 @@ impl Agent {
         let now = world.guest_now();
         let mut moved = false;
         for _ in 0..world.random.size(64) {
-            match world.port.guest_read(world.random.size(BUFFER)) {
+            // Into the frame where it can be, as the agent does.
+            let in_place = world.random.percent(50);
+            let space = self.guest.space().filter(|_| in_place);
+            let room = space.as_ref().map_or(BUFFER, |space| space.len());
+            match world.port.guest_read(world.random.size(room.min(BUFFER))) {
                 Read::Bytes(bytes) => {
                     moved = true;
                     let random = &mut world.random;
@@ -73,8 +83,13 @@ impl Agent {
                         now,
                         ..Default::default()
                     };
-                    self.guest
-                        .handle_bytes(&moment, &bytes, &mut || random.next());
+                    let draw = &mut || random.next();
+                    if let Some(space) = space {
+                        space[..bytes.len()].copy_from_slice(&bytes);
+                        self.guest.handle_filled(&moment, bytes.len(), draw);
+                    } else {
+                        self.guest.handle_bytes(&moment, &bytes, draw);
+                    }
                     self.act(world);
                 }
                 Read::Again => break,
@@ -178,7 +193,25 @@ impl Agent {
                         answer: order.answer,
                         stream: order.stream,
                         sent: 0,
+                        upload: order.upload,
+                        credit: ReceiveCredit::new(STREAM_WINDOW),
+                        untaken: 0,
                     });
+                }
+                Event::Chunk(id, found) => {
+                    let job = self.jobs.iter_mut().find(|job| job.id == id);
+                    let job = job.unwrap_or_else(|| panic!("{id} sends and does not run"));
+                    let (offset, bytes) = (found.head.offset, found.data().len());
+                    let taken = job.credit.receive(offset, bytes);
+                    assert_eq!(taken, Ok(()), "{id}: {bytes} bytes at {offset}");
+                    assert!(found.data().iter().all(|b| *b == offset as u8), "{id}");
+                    job.untaken += bytes;
+                    assert!(job.untaken as u64 <= STREAM_WINDOW);
+                    job.upload = job
+                        .upload
+                        .checked_sub(bytes as u64)
+                        .expect("no more than all");
+                    self.guest.recycle(found);
                 }
                 other => panic!("the host sends no {other:?}"),
             }
@@ -192,6 +225,14 @@ impl Agent {
         let guest = &mut self.guest;
         self.jobs.retain_mut(|job| {
             if job.due > now {
+                return true;
+            }
+            job.credit.consume(std::mem::take(&mut job.untaken));
+            if job.upload > 0 {
+                if let Some(total) = job.credit.grant() {
+                    guest.grant(&job.id, Stream::Data, total);
+                    chunks += 1;
+                }
                 return true;
             }
             if job.sent < job.stream {

@@ -1,13 +1,17 @@
 //! The host's program: as much of a daemon as the channel needs.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use quantix::chunk::Packed;
+use quantix::credit::SendCredit;
 use quantix::host::{Event, Host};
 use quantix::ids::MessageId;
-use quantix::limits::{BACKOFF_MAX, BACKOFF_MIN, MAX_WRITE};
+use quantix::limits::{BACKOFF_MAX, BACKOFF_MIN, CHUNK, MAX_WRITE};
+use quantix::message::Body;
 use quantix::time::Time;
 
-use super::ledger::Order;
+use super::ledger::{Order, chunk};
 use super::pair::World;
 use super::port::RING;
 
@@ -19,6 +23,8 @@ pub struct Daemon {
     pub stalled: Time,
     /// A session is open.
     is_open: bool,
+    /// Streams that go with requests: what is left of them, and what the guest takes.
+    uploads: BTreeMap<String, (u64, SendCredit)>,
     /// Connects without a valid frame behind them: when the last was made, and how many.
     tried: Option<(Time, u32)>,
 }
@@ -32,6 +38,7 @@ impl Daemon {
             client: None,
             stalled: now,
             is_open: false,
+            uploads: BTreeMap::new(),
             tried: None,
         }
     }
@@ -68,7 +75,26 @@ impl Daemon {
             moved = true;
         }
         self.act(world);
+        moved |= self.upload(world);
         world.check_held(self.host.held());
+        moved
+    }
+
+    /// Sends what the guest takes. True: something was.
+    fn upload(&mut self, world: &mut World) -> bool {
+        let mut moved = false;
+        for (id, (left, credit)) in &mut self.uploads {
+            let id = MessageId::parse(id).unwrap();
+            // A client sends as it has something.
+            while *left > 0 && credit.available() > 0 && !world.random.percent(10) {
+                let most = world.random.size(CHUNK) as u64;
+                let bytes = most.min(*left).min(credit.available()) as usize;
+                let sent = chunk(credit.spend(bytes), bytes);
+                self.host.send_chunk(&id, Packed::of(&id, &sent).unwrap());
+                *left -= bytes as u64;
+                moved = true;
+            }
+        }
         moved
     }
 
@@ -105,6 +131,9 @@ impl Daemon {
         world.note(|| format!("host: request {id}, {order:?}"));
         if self.host.request(world.host_now(), &id, body).is_err() {
             world.ledger.on_refused(&id);
+        } else if order.upload > 0 {
+            let upload = (order.upload, SendCredit::default());
+            self.uploads.insert(id.as_str().to_owned(), upload);
         }
         id
     }
@@ -152,11 +181,21 @@ impl Daemon {
                     world.note(|| format!("host: lost, kept {kept:?}, {why}"));
                     assert!(self.is_open, "no session to lose");
                     self.is_open = false;
+                    self.uploads
+                        .retain(|id, _| kept.iter().any(|kept| kept.as_str() == id));
                     world.ledger.on_lost(&kept);
                 }
                 Event::Message(message) => {
                     assert!(self.is_open, "a message without a session");
-                    world.ledger.on_message(&message);
+                    match &message.body {
+                        // To nobody: the host was put back to before it asked.
+                        Some(Body::Credit(credit)) => {
+                            if let Some((_, own)) = self.uploads.get_mut(&message.message_id) {
+                                own.allow(credit.bytes);
+                            }
+                        }
+                        _ => world.ledger.on_message(&message),
+                    }
                 }
                 Event::Pong { round_trip, .. } => {
                     world.pongs += 1;

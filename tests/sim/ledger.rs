@@ -59,6 +59,8 @@ pub struct Order {
     pub answer: usize,
     /// Bytes that go ahead of the answer as a stream.
     pub stream: u64,
+    /// Bytes that follow the request as a stream, before it is answered.
+    pub upload: u64,
     /// From reading the request to answering it.
     pub takes: Duration,
 }

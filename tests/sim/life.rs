@@ -73,6 +73,11 @@ impl Life {
         } else {
             0
         };
+        let upload = if random.percent(20) {
+            random.size(600_000) as u64
+        } else {
+            0
+        };
         let takes = if random.percent(50) {
             random.span(Duration::from_secs(2))
         } else {
@@ -82,6 +87,7 @@ impl Life {
             content: random.size(100_000),
             answer: random.size(100_000),
             stream,
+            upload,
             takes,
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quantix::ids::MessageId;
-use quantix::limits::{CONTROL_BYTES, FLUSH, HOST_WINDOW, MAX_FRAME};
+use quantix::limits::{CONTROL_BYTES, FLUSH, HOST_WINDOW, MAX_FRAME, STREAM_WINDOW};
 use quantix::time::{Time, earliest};
 
 use super::agent::Agent;
@@ -46,7 +46,8 @@ const WINDOW: usize = 168 * 1024;
 const URGENT: usize = 16 * 1024;
 
 /// What a side holds at most: a full control lane, copies of what a window of requests may have to be
-/// repeated, a flush, a frame in each direction, a chunk and the answer behind it.
+/// repeated, a flush, a frame in each direction, a chunk and the answer behind it; and what the guest has
+/// allowed for the streams of the requests under way.
 const HELD: usize = CONTROL_BYTES + HOST_WINDOW as usize + FLUSH + 4 * MAX_FRAME;
 
 impl World {
@@ -59,7 +60,8 @@ impl World {
     }
 
     pub fn check_held(&mut self, bytes: usize) {
-        assert!(bytes <= HELD, "{bytes} bytes held");
+        let streams = self.ledger.pending() * STREAM_WINDOW as usize;
+        assert!(bytes <= HELD + streams, "{bytes} bytes held");
         self.most_held = self.most_held.max(bytes);
     }
 

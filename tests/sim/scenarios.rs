@@ -265,6 +265,29 @@ fn a_ping_passes_streams_by() {
     });
 }
 
+/// Four streams, two each way; one of the guest's readers takes nothing for a second.
+#[test]
+fn a_slow_reader_slows_no_other_stream() {
+    each_seed(|pair| {
+        let order = |stream, upload, takes| Order {
+            stream,
+            upload,
+            takes,
+            ..Order::default()
+        };
+        let slow = pair.request(order(0, 2_000_000, seconds(1)));
+        for (stream, upload) in [(2_000_000, 0), (2_000_000, 0), (0, 2_000_000)] {
+            pair.request(order(stream, upload, Duration::ZERO));
+        }
+        pair.run(millis(900));
+        let ledger = &pair.world.ledger;
+        assert_eq!(ledger.count(Fate::Answered), 3);
+        assert_eq!(ledger.request(&slow).fate, Fate::Pending);
+        pair.run_until(seconds(20), Pair::is_done);
+        assert_eq!(pair.world.ledger.count(Fate::Answered), 4);
+    });
+}
+
 #[test]
 fn a_paused_guest_keeps_its_session() {
     each_seed(|pair| {
