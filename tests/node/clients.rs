@@ -74,7 +74,7 @@ fn one_client_may_ask_many_things_at_once() {
 fn a_client_that_speaks_another_protocol_is_disconnected_and_others_are_not() {
     let (node, _vm) = Node::with_vm("vm");
     let pid = node.dir.text("pid");
-    let gate = node.dir.gate();
+    let gate = node.dir.gate("gate");
     let waits = format!("echo $$ > {pid}; {gate}; echo end");
     let good = node.begin(&["exec", "vm", "--", &waits]);
     pid_in(pid.as_ref());
@@ -96,7 +96,7 @@ fn a_client_that_speaks_another_protocol_is_disconnected_and_others_are_not() {
     }
     node.process
         .wait_log("client disconnected: sent something that is not our protocol");
-    node.dir.open();
+    node.dir.open("gate");
     assert_eq!(good.end().fine(), "end\n");
 }
 

@@ -92,7 +92,7 @@ fn a_socket_that_nobody_serves_is_named() {
 #[test]
 fn an_agent_restarted_in_the_middle_of_a_request_leaves_it_undecided() {
     let (node, mut vm) = Node::with_vm("vm");
-    let (pid, gate) = (node.dir.text("pid"), node.dir.gate());
+    let (pid, gate) = (node.dir.text("pid"), node.dir.gate("gate"));
     let line = format!("echo $$ >> {pid}; {gate}");
     // With an input, that the agent's end has cut off.
     let exec = node.begin(&["exec", "-i", "vm", "--", &line]);
@@ -110,7 +110,7 @@ fn an_agent_restarted_in_the_middle_of_a_request_leaves_it_undecided() {
         why.contains("whether the guest acted on the request is unknown"),
         "{why}"
     );
-    node.dir.open();
+    node.dir.open("gate");
     let ran = std::fs::read_to_string(&pid).unwrap();
     assert_eq!(ran.lines().count(), 1, "it ran again");
 }

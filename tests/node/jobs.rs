@@ -33,7 +33,7 @@ fn a_detached_command_is_listed_followed_and_its_result_kept() {
     let (node, _vm) = Node::with_vm("vm");
     let said = node.run(&["jobs", "vm"]);
     assert!(said.fine().starts_with("no jobs: "), "{}", said.text());
-    let gate = node.dir.gate();
+    let gate = node.dir.gate("gate");
     let job = detach(&node, &counter(&gate, 1000));
     assert_eq!(job, "1");
     let found = &jobs(&node)[0];
@@ -43,7 +43,7 @@ fn a_detached_command_is_listed_followed_and_its_result_kept() {
     );
     assert!(found["exit_code"].is_null());
     let follower = node.begin(&["attach", "vm", "1"]);
-    node.dir.open();
+    node.dir.open("gate");
     let said = follower.end();
     assert_eq!((said.status, said.text()), (7, &*numbers(1000)));
     assert_eq!(said.stderr, "half\nend\n");
@@ -128,7 +128,7 @@ fn a_timeout_is_kept_by_the_keeper_of_a_detached_command() {
 #[test]
 fn a_follower_goes_on_at_its_byte_when_the_daemon_or_the_agent_has_been_killed() {
     let (mut node, mut vm) = Node::with_vm("vm");
-    let gate = node.dir.gate();
+    let gate = node.dir.gate("gate");
     let job = detach(&node, &counter(&gate, 20_000));
     let mut follower = node.begin(&["attach", "vm", &job]);
     follower.wait_output(numbers(10_000).len());
@@ -138,7 +138,7 @@ fn a_follower_goes_on_at_its_byte_when_the_daemon_or_the_agent_has_been_killed()
     node.wait_state("vm", "ready");
     node.restart_agent(&mut vm);
     node.wait_state("vm", "ready");
-    node.dir.open();
+    node.dir.open("gate");
     let said = follower.end();
     assert_eq!(said.status, 7, "{}", said.stderr);
     assert!(
@@ -152,14 +152,16 @@ fn a_follower_goes_on_at_its_byte_when_the_daemon_or_the_agent_has_been_killed()
 fn a_command_that_restarts_its_agent_is_followed_to_its_end() {
     for how in ["TERM", "KILL"] {
         let (node, mut vm) = Node::with_vm("vm");
-        let gate = node.dir.gate();
+        let gate = node.dir.gate("gate");
         let line = format!(
-            "seq 1 10000; kill -{how} {}; {}",
+            "seq 1 10000; {}; kill -{how} {}; {}",
+            node.dir.gate("seen"),
             vm.agent.pid(),
             counter(&gate, 0)
         );
         let mut exec = node.begin(&["exec", "vm", "--", &line]);
         exec.wait_output(1);
+        node.dir.open("seen");
         restart_when_gone(&node, &mut vm);
         node.wait_state("vm", "ready");
         // The first to ask may find that the agent is another.
@@ -167,7 +169,7 @@ fn a_command_that_restarts_its_agent_is_followed_to_its_end() {
             let said = node.run(&["jobs", "vm", "--json"]);
             said.status == 0 && said.json()[0]["adopted"] == true
         });
-        node.dir.open();
+        node.dir.open("gate");
         let said = exec.end();
         assert_eq!(said.status, 7, "{how}: {}", said.stderr);
         assert!(
@@ -211,7 +213,7 @@ fn only_so_many_run_and_only_so_many_results_are_kept() {
         all.len() == 16 && all.iter().all(|job| job["state"] == "ended")
     });
     assert_eq!(jobs(&node)[0]["job"], 5);
-    let gate = node.dir.gate();
+    let gate = node.dir.gate("gate");
     for _ in 0..32 {
         detach(&node, &gate);
     }
@@ -220,5 +222,5 @@ fn only_so_many_run_and_only_so_many_results_are_kept() {
         said.trouble(125)
             .contains("32 kept commands run in this guest")
     );
-    node.dir.open();
+    node.dir.open("gate");
 }

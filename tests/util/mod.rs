@@ -62,14 +62,14 @@ impl Dir {
     }
 
     /// A line for a shell that waits until [`open`](Self::open), or no longer than the directory is there.
-    pub fn gate(&self) -> String {
-        let (dir, gate) = (self.path().display(), self.text("gate"));
+    pub fn gate(&self, name: &str) -> String {
+        let (dir, gate) = (self.path().display(), self.text(name));
         format!("while [ -d {dir} ] && ! [ -e {gate} ]; do sleep 0.05; done")
     }
 
-    /// Ends the waits at the [`gate`](Self::gate).
-    pub fn open(&self) {
-        self.file("gate", "");
+    /// Ends the waits at this [`gate`](Self::gate).
+    pub fn open(&self, name: &str) {
+        self.file(name, "");
     }
 
     /// A path inside, as text.
