@@ -7,6 +7,8 @@
 mod exec;
 // Commands whose streams, signals and terminal are alive.
 mod live;
+// Whose turn it is.
+mod fairness;
 // Files: reading and writing, and that nothing half-written stays.
 mod files;
 // What a host must not send.
