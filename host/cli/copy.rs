@@ -182,7 +182,7 @@ fn hinted(line: &str) -> String {
 }
 
 /// How a line begins and ends, and what to do next.
-const NEXT: [(&str, &str, &str); 9] = [
+const NEXT: [(&str, &str, &str); 10] = [
     (
         "write",
         "No space left on device",
@@ -214,6 +214,7 @@ const NEXT: [(&str, &str, &str); 9] = [
         "; a file is in the way: choose another path",
     ),
     ("", "File name too long", "; choose a shorter name"),
+    ("read", "Is a directory, not a file", "; copy it with -r"),
     (
         "",
         ", not a file",

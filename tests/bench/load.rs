@@ -10,13 +10,20 @@ use crate::node::{Daemon, QX_NODE, control};
 use crate::vm::NAME;
 use crate::{Outcome, Samples};
 
-/// Pings meanwhile.
+/// Pings each time, and the pause between two.
 const PINGS: usize = 500;
+const APART: Duration = Duration::from_millis(10);
+
+/// Until what was started is at work.
+const BEGIN: Duration = Duration::from_millis(500);
 
 /// What was found.
 pub struct Load {
-    /// Round trips in microseconds.
-    pub pings: Samples,
+    /// Round trips in microseconds, as far apart as those under load.
+    pub idle: Samples,
+    /// Under four transfers, and under these and the command.
+    pub transfers: Samples,
+    pub all: Samples,
     /// The most memory that the agent had, in KiB.
     pub most_kb: u64,
 }
@@ -72,27 +79,40 @@ pub fn measure(dir: &Path, daemon: &mut Daemon) -> Outcome<Load> {
     let data = data.to_str().ok_or("a path that is not UTF-8")?;
     let agent = daemon.shell("cut -d' ' -f4 /proc/$PPID/stat")?;
     let agent = agent.trim();
+    let mut load = Load {
+        idle: Samples::default(),
+        transfers: Samples::default(),
+        all: Samples::default(),
+        most_kb: 0,
+    };
     let mut transfers = Transfers {
         dir,
         running: Vec::new(),
     };
+    ping(daemon, &mut transfers, &mut load.idle)?;
     for _ in 0..2 {
         transfers.start(&["cat", NAME, "/tmp/data"])?;
         transfers.start(&["cp", data, &format!("{NAME}:/dev/null")])?;
     }
+    sleep(BEGIN);
+    ping(daemon, &mut transfers, &mut load.transfers)?;
     transfers.start(&["exec", NAME, "--", "yes a chatty command"])?;
-    sleep(Duration::from_millis(500));
-    let mut pings = Samples::default();
-    let mut most_kb = 0;
-    for turn in 0..PINGS {
-        pings.add(daemon.ping()?.1);
-        if turn % 25 == 0 {
-            transfers.keep_up()?;
-            let rss = daemon.shell(&format!("grep ^Rss /proc/{agent}/smaps_rollup"))?;
-            let kb = rss.split_whitespace().nth(1).ok_or("no Rss")?;
-            most_kb = most_kb.max(kb.parse()?);
-        }
-        sleep(Duration::from_millis(10));
+    sleep(BEGIN);
+    ping(daemon, &mut transfers, &mut load.all)?;
+    for _ in 0..20 {
+        transfers.keep_up()?;
+        let rss = daemon.shell(&format!("grep ^Rss /proc/{agent}/smaps_rollup"))?;
+        let kb = rss.split_whitespace().nth(1).ok_or("no Rss")?;
+        load.most_kb = load.most_kb.max(kb.parse()?);
     }
-    Ok(Load { pings, most_kb })
+    Ok(load)
+}
+
+fn ping(daemon: &mut Daemon, transfers: &mut Transfers, pings: &mut Samples) -> Outcome<()> {
+    for _ in 0..PINGS {
+        pings.add(daemon.ping()?.1);
+        transfers.keep_up()?;
+        sleep(APART);
+    }
+    Ok(())
 }

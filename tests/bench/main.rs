@@ -98,7 +98,9 @@ struct Figures {
     exec: Samples,
     exec_process: Samples,
     qga_read: Samples,
+    qga_read_large: Samples,
     qga_write: Samples,
+    qga_write_large: Samples,
     qga_exec: Samples,
 }
 
@@ -144,6 +146,12 @@ fn main() -> Outcome<()> {
     eprintln!("{} s without a host", plan.idle);
     let (mut daemon, switches) = wakeups(&dir, daemon, plan.idle)?;
 
+    // Memory that the guest has not used yet is slow: QEMU has to get it first.
+    daemon.shell(&make_data(plan.bytes))?;
+    for name in ["/tmp/up", "/tmp/back"] {
+        upload_to(&dir, name)?;
+    }
+    daemon.shell("rm /tmp/up /tmp/back")?;
     let mut figures = Figures::default();
     for round in 1..=plan.rounds {
         eprintln!("round {round} of {}", plan.rounds);
@@ -297,8 +305,15 @@ fn measure_qga(
 ) -> Outcome<()> {
     let mut qga = Qga::start(daemon, socket)?;
     let bytes = plan.bytes.min(16 << 20);
-    figures.qga_read.add(qga.read("/tmp/data", bytes)?);
-    figures.qga_write.add(qga.write("/dev/null", bytes)?);
+    let (from, to) = ("/tmp/data", "/dev/null");
+    figures.qga_read.add(qga.read(from, bytes, qga::PIECE)?);
+    figures
+        .qga_read_large
+        .add(qga.read(from, bytes, qga::LARGE)?);
+    figures.qga_write.add(qga.write(to, bytes, qga::PIECE)?);
+    figures
+        .qga_write_large
+        .add(qga.write(to, bytes, qga::LARGE)?);
     for _ in 0..COMMANDS / 2 {
         figures.qga_exec.add(qga.exec()?);
     }

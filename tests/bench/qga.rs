@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use crate::node::Daemon;
 use crate::{Outcome, micros, rate};
 
-/// What one call moves. Its usual clients take 64 KiB, which is slower.
-const PIECE: usize = 1 << 20;
+/// What one call of its usual clients moves, and what one may.
+pub const PIECE: usize = 64 << 10;
+pub const LARGE: usize = 1 << 20;
 
 /// As it is after a call that moves nothing: how long the next waits that asks whether a command has
 /// ended. virsh and others wait longer.
@@ -73,12 +74,12 @@ impl Qga {
     }
 
     /// MB/s of a file's first bytes.
-    pub fn read(&mut self, path: &str, bytes: usize) -> Outcome<f64> {
+    pub fn read(&mut self, path: &str, bytes: usize, piece: usize) -> Outcome<f64> {
         let handle = self.open(path, "r")?;
         let begun = Instant::now();
         let mut left = bytes;
         while left > 0 {
-            let ask = json!({ "handle": handle, "count": left.min(PIECE) });
+            let ask = json!({ "handle": handle, "count": left.min(piece) });
             let part = self.ask("guest-file-read", ask)?;
             let count = part["count"].as_u64().ok_or("no count")?;
             left = left
@@ -91,11 +92,11 @@ impl Qga {
     }
 
     /// MB/s into a file.
-    pub fn write(&mut self, path: &str, bytes: usize) -> Outcome<f64> {
+    pub fn write(&mut self, path: &str, bytes: usize, piece: usize) -> Outcome<f64> {
         let handle = self.open(path, "w")?;
         // The base64 of zeros; the client's own work is not what is measured.
-        let text = "A".repeat(PIECE / 3 * 4);
-        let piece = PIECE / 3 * 3;
+        let text = "A".repeat(piece / 3 * 4);
+        let piece = piece / 3 * 3;
         let ask = json!({ "handle": handle, "buf-b64": text });
         let line = json!({ "execute": "guest-file-write", "arguments": ask }).to_string();
         let begun = Instant::now();

@@ -56,35 +56,33 @@ pub fn print(f: &Figures, load: &Load, down: &Cost, up: &Cost) {
     let what = "Upload to /dev/null, `cp`";
     line(what, &f.upload, &f.sink, "MB/s", 1.0);
 
-    let (idle, busy) = (f.ping.median(), load.pings.percentile(99));
-    println!("\n| | |\n|---|---|");
+    println!("\n| Round trip, one every 10 ms | Median | 99 of 100 |\n|---|---|---|");
+    let row = |what: &str, pings: &Samples| {
+        let (half, most) = (pings.median() / 1e3, pings.percentile(99) / 1e3);
+        println!("| {what} | {half:.2} ms | {most:.2} ms |");
+    };
+    row("Nothing else", &load.idle);
+    row("Two downloads and two uploads", &load.transfers);
+    row("These, and a command that never stops writing", &load.all);
+
     println!(
-        "| Round trip under four transfers and a command, median | {:.2} ms |",
-        load.pings.median() / 1e3
+        "\n| Processor time per GB | Agent and its workers | Daemon and client |\n|---|---|---|"
     );
-    println!("| the same, 99 of 100 | {:.2} ms |", busy / 1e3);
-    println!(
-        "| 99 of 100 under load : median without | {:.2} |",
-        busy / idle
-    );
-    println!(
-        "| Processor time per GB down: agent, daemon and client | {:.2} s, {:.2} s |",
-        down.guest, down.host
-    );
-    println!(
-        "| Processor time per GB up: agent, daemon and client | {:.2} s, {:.2} s |",
-        up.guest, up.host
-    );
+    let row = |what: &str, cost: &Cost| {
+        println!("| {what} | {:.2} s | {:.2} s |", cost.guest, cost.host);
+    };
+    row("Download", down);
+    row("Upload", up);
 
     head("qemu-ga");
-    line("Download, `cat`", &f.download, &f.qga_read, "MB/s", 1.0);
-    line(
-        "Upload to /dev/null, `cp`",
-        &f.upload,
-        &f.qga_write,
-        "MB/s",
-        1.0,
-    );
+    let what = "Download, `cat`; 64 KiB a call, as qemu-ga's Ansible plugin";
+    line(what, &f.download, &f.qga_read, "MB/s", 1.0);
+    let what = "the same; 1 MiB a call";
+    line(what, &f.download, &f.qga_read_large, "MB/s", 1.0);
+    let what = "Upload to /dev/null, `cp`; 64 KiB a call";
+    line(what, &f.upload, &f.qga_write, "MB/s", 1.0);
+    let what = "the same; 1 MiB a call";
+    line(what, &f.upload, &f.qga_write_large, "MB/s", 1.0);
     let what = "`true` in the guest's shell, by the control socket";
     line(what, &f.exec, &f.qga_exec, "ms", 1e3);
     let what = "`qx-node exec VM -- true`, the whole process";
