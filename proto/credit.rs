@@ -93,6 +93,11 @@ impl ReceiveCredit {
         Some(total)
     }
 
+    /// Bytes that have to be consumed until another grant is worth a message.
+    pub const fn lacks(&self) -> u64 {
+        (self.granted + self.window / 2).saturating_sub(self.consumed + self.window)
+    }
+
     /// Bytes received so far.
     pub const fn received(&self) -> u64 {
         self.received
@@ -135,7 +140,7 @@ mod tests {
         let mut receiver = ReceiveCredit::new(100);
         assert_eq!(receiver.grant(), Some(100));
         receiver.consume(49);
-        assert_eq!(receiver.grant(), None);
+        assert_eq!((receiver.grant(), receiver.lacks()), (None, 1));
         receiver.consume(1);
         assert_eq!(receiver.grant(), Some(150));
     }

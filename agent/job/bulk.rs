@@ -60,7 +60,8 @@ pub struct Outgoing {
 pub struct Incoming {
     /// `None`: what still comes is of no use.
     producer: Option<Producer>,
-    /// What found no slot. The credit is as much as the slots hold, so that only small chunks get here.
+    /// What found no slot. The credit is as much as the slots hold, so that only small chunks get here,
+    /// and are joined.
     waiting: VecDeque<Vec<u8>>,
     input: Input,
     credit: ReceiveCredit,
@@ -281,7 +282,10 @@ impl Incoming {
         if bytes.is_empty() || (self.waiting.is_empty() && put(producer, bytes)) {
             return;
         }
-        self.waiting.push_back(bytes.to_vec());
+        match self.waiting.back_mut() {
+            Some(last) if last.len() + bytes.len() <= CHUNK => last.extend_from_slice(bytes),
+            _ => self.waiting.push_back(bytes.to_vec()),
+        }
     }
 
     /// Moves bytes. The new total that the host may send, if it is worth saying.
@@ -297,16 +301,26 @@ impl Incoming {
             self.input = Input::Ended;
         }
         producer.wake(1);
-        producer.listen();
-        let consumed = producer.consumed().saturating_sub(self.gratis);
+        let total = self.grant();
+        let has_more = !self.waiting.is_empty() || self.input == Input::Whole;
+        let lacks = usize::try_from(self.credit.lacks()).unwrap_or(0);
+        let worth_a_bell = if has_more { 1 } else { lacks.div_ceil(CHUNK) };
+        self.producer.as_ref()?.listen(worth_a_bell);
+        // What was taken before it knew of that.
+        self.grant().or(total)
+    }
+
+    /// Gives back the credit of what the worker has taken.
+    fn grant(&mut self) -> Option<u64> {
+        let consumed = self.producer.as_ref()?.consumed();
+        let consumed = consumed.saturating_sub(self.gratis);
         let more = usize::try_from(consumed - self.consumed).unwrap_or(0);
         self.consumed = consumed;
         self.credit.consume(more);
         // Nobody needs credit who has sent all.
-        if self.input == Input::Open {
-            self.credit.grant()
-        } else {
-            None
+        match self.input {
+            Input::Open => self.credit.grant(),
+            Input::Whole | Input::Ended => None,
         }
     }
 

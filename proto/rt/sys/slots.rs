@@ -63,7 +63,9 @@ struct Counters {
     /// Slots ever filled, and ever given back.
     filled: AtomicU32,
     emptied: AtomicU32,
+    /// One of them waits to be woken; the producer until so many slots were ever given back.
     producer_waits: AtomicU32,
+    producer_until: AtomicU32,
     consumer_waits: AtomicU32,
     /// Bytes of the slots that were given back.
     consumed: AtomicU64,
@@ -249,7 +251,7 @@ impl Producer {
     pub fn wait(&mut self) -> io::Result<()> {
         while self.space().is_none() {
             self.wake(1);
-            self.listen();
+            self.listen(self.half());
             if self.space().is_none() {
                 self.0.sleep()?;
             }
@@ -257,10 +259,14 @@ impl Producer {
         Ok(())
     }
 
-    /// Has the consumer ring when half of the slots, or all that are full, have been given back.
-    pub fn listen(&self) {
-        let waits = &self.0.memory.counters().producer_waits;
-        waits.store(1, Ordering::SeqCst);
+    /// Has the consumer ring when so many slots, or all that are full now, have been given back.
+    pub fn listen(&self, slots: usize) {
+        let counters = self.0.memory.counters();
+        let emptied = counters.emptied.load(Ordering::Acquire);
+        let slots = slots.min(self.0.memory.used()).max(1);
+        let until = emptied.wrapping_add(u32::try_from(slots).unwrap_or(1));
+        counters.producer_until.store(until, Ordering::Relaxed);
+        counters.producer_waits.store(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
     }
 
@@ -312,12 +318,7 @@ impl Consumer {
         let counters = self.end.memory.counters();
         counters.consumer_waits.store(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        if counters.filled.load(Ordering::Acquire) != self.next {
-            return false;
-        }
-        // Whoever fills less than half, and waits to be told that it has gone, is told now.
-        self.end.ring_for(&counters.producer_waits);
-        true
+        counters.filled.load(Ordering::Acquire) == self.next
     }
 
     /// Waits for a full slot.
@@ -402,10 +403,10 @@ impl Drop for Slot {
         }
         let consumed = counters.consumed.load(Ordering::Relaxed) + self.length as u64;
         counters.consumed.store(consumed, Ordering::Release);
-        counters
-            .emptied
-            .store(self.at.wrapping_add(1), Ordering::Release);
-        if memory.used() <= memory.slots / 2 {
+        let emptied = self.at.wrapping_add(1);
+        counters.emptied.store(emptied, Ordering::Release);
+        let until = counters.producer_until.load(Ordering::Acquire);
+        if emptied.wrapping_sub(until) <= u32::MAX / 2 {
             self.end.ring_for(&counters.producer_waits);
         }
     }
@@ -477,7 +478,7 @@ mod tests {
         for _ in 0..3 {
             put(&mut producer, b"c");
         }
-        producer.listen();
+        producer.listen(2);
         drop(slot(&mut consumer));
         assert!(producer.0.sleep().is_err());
         drop(slot(&mut consumer));
