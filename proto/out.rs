@@ -69,3 +69,56 @@ impl Out {
         self.at = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::chunk::{Head, Parcel};
+    use crate::ids::MessageId;
+    use crate::limits::SEAL;
+
+    /// Memory that somebody waits for.
+    #[derive(Debug)]
+    struct Lent {
+        bytes: Vec<u8>,
+        _owner: Rc<()>,
+    }
+
+    impl Parcel for Lent {
+        fn bytes(&self) -> &[u8] {
+            &self.bytes
+        }
+
+        fn bytes_mut(&mut self) -> &mut [u8] {
+            &mut self.bytes
+        }
+    }
+
+    #[test]
+    fn a_parcel_is_held_until_its_last_byte_is_written_and_what_follows_stays_behind_it() {
+        let owner = Rc::new(());
+        let parcel = Lent {
+            bytes: vec![7; MAX_WRITE],
+            _owner: Rc::clone(&owner),
+        };
+        let id = MessageId::parse("id").unwrap();
+        let frame = Packed::new(Box::new(parcel), &id, Head::default(), 10_000).unwrap();
+        let whole = frame.bytes().to_vec();
+        let mut out = Out::default();
+        out.put(frame);
+        assert_eq!(out.append(|bytes| bytes.extend([1; SEAL])), SEAL);
+        let mut written = Vec::new();
+        for part in [1, 5000, whole.len() - 5001] {
+            assert_eq!(Rc::strong_count(&owner), 2);
+            written.extend_from_slice(&out.next()[..part]);
+            out.written(part);
+        }
+        assert_eq!(Rc::strong_count(&owner), 1);
+        assert_eq!(written, whole);
+        assert_eq!(out.next(), [1; SEAL]);
+        out.written(SEAL);
+        assert!(out.is_empty());
+    }
+}
