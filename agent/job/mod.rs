@@ -45,7 +45,7 @@ pub const MAX_JOBS: usize = 32;
 /// Tokens from this one on belong to jobs: `PIPES` for each.
 const PIPES: usize = 4;
 
-/// Room in the pipes of bulk data, in bytes; as much as a stream's window.
+/// Room in a command's pipes, in bytes.
 const PIPE_SIZE: i32 = 256 * 1024;
 
 /// From the request to end to the signal that cannot be refused. A command's keeper kills it before.

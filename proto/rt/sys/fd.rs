@@ -64,31 +64,6 @@ pub fn unread(fd: &impl AsFd) -> usize {
     }
 }
 
-/// Moves up to `bytes` from a file, where it stands, into a pipe, without a copy through this
-/// process's memory (sendfile(2)). Returns how many; fewer only at the end of the file.
-///
-/// # Errors
-/// EINVAL before the first byte: this file system cannot; read and write instead. EPIPE.
-pub fn send_file(from: &File, to: &File, bytes: u64) -> io::Result<u64> {
-    let mut sent = 0;
-    while sent < bytes {
-        let want = usize::try_from(bytes - sent)
-            .unwrap_or(usize::MAX)
-            .min(1 << 20);
-        let (to, from) = (to.as_raw_fd(), from.as_raw_fd());
-        // SAFETY: without an offset sendfile reads and writes no memory of ours.
-        match unsafe { libc::sendfile(to, from, std::ptr::null_mut(), want) } {
-            0 => break,
-            n if n > 0 => sent += u64::try_from(n).unwrap_or(0),
-            _ => match io::Error::last_os_error() {
-                e if e.kind() == io::ErrorKind::Interrupted => {}
-                e => return Err(e),
-            },
-        }
-    }
-    Ok(sent)
-}
-
 /// Takes an exclusive lock on the whole file without waiting (flock(2)). It lasts as long as the
 /// file is open. False: another process has it.
 ///

@@ -211,8 +211,8 @@ pub fn set_name(name: &std::ffi::CStr) {
 }
 
 /// Has this process wait until whoever woke it has nothing more to do (SCHED_BATCH, sched(7)). For
-/// workers at the other end of a pipe: else each piece that is put in, or taken out, is followed by
-/// two switches of processes.
+/// workers that pass much on: else each piece that is put in, or taken out, is followed by two switches of
+/// processes.
 pub fn become_batch() {
     let ordinary = libc::sched_param { sched_priority: 0 };
     // SAFETY: reads one sched_param, which lives for the length of the call.

@@ -6,6 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::check;
 
+/// So much memory that stays shared across fork(2), zeroed, at the begin of a page.
+pub(super) fn map(size: usize) -> io::Result<NonNull<libc::c_void>> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let kind = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping at a place of the kernel's choice touches no memory that exists.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), size, access, kind, -1, 0) };
+    if at == libc::MAP_FAILED {
+        check(-1)?;
+    }
+    NonNull::new(at).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
 /// Counters in memory that stays shared across fork(2).
 #[derive(Debug)]
 pub struct Shared(NonNull<[AtomicU64; COUNT]>);
@@ -19,17 +31,7 @@ impl Shared {
     /// # Errors
     /// ENOMEM (mmap(2)).
     pub fn new() -> io::Result<Self> {
-        let (access, kind) = (
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-        );
-        // SAFETY: a new mapping at a place of the kernel's choice touches no memory that exists.
-        let at = unsafe { libc::mmap(std::ptr::null_mut(), SIZE, access, kind, -1, 0) };
-        if at == libc::MAP_FAILED {
-            check(-1)?;
-        }
-        let at = NonNull::new(at.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self(at))
+        Ok(Self(map(SIZE)?.cast()))
     }
 
     fn counters(&self) -> &[AtomicU64; COUNT] {

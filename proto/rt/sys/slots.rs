@@ -14,7 +14,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use super::check;
+use super::shared::map;
 use crate::chunk::{DATA, Parcel};
 use crate::limits::{CHUNK, MAX_WRITE};
 
@@ -111,17 +111,7 @@ pub fn ring(slots: usize) -> io::Result<(Producer, Consumer)> {
 
 impl Memory {
     fn new(slots: usize) -> io::Result<Self> {
-        let (access, kind) = (
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-        );
-        let size = PAGE + slots * MAX_WRITE;
-        // SAFETY: a new mapping at a place of the kernel's choice touches no memory that exists.
-        let at = unsafe { libc::mmap(std::ptr::null_mut(), size, access, kind, -1, 0) };
-        if at == libc::MAP_FAILED {
-            check(-1)?;
-        }
-        let at = NonNull::new(at.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let at = map(PAGE + slots * MAX_WRITE)?.cast();
         Ok(Self { at, slots })
     }
 
