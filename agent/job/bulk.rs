@@ -19,8 +19,8 @@ use quantix::rt::sys::fd::pipe;
 use quantix::rt::sys::process::{self, Keep, Pid};
 use quantix::rt::sys::slots::{Consumer, Producer, Slot, Taken, ring};
 
-use super::Answer;
 use super::pipe::Inlet;
+use super::{Answer, absolute};
 
 /// Slots of all workers together: the agent's memory for bulk data, but that each has two at least.
 const SLOTS: usize = 28;
@@ -30,16 +30,6 @@ const SLOTS: usize = 28;
 pub const fn share(in_use: usize) -> usize {
     let share = SLOTS.saturating_sub(in_use) / 2;
     if share < 2 { 2 } else { share }
-}
-
-/// What a request's child is to be, for its errors.
-pub struct Task<'a> {
-    /// "read" or "write".
-    pub doing: &'a str,
-    /// The path.
-    pub what: &'a str,
-    /// As [`share`] says.
-    pub slots: usize,
 }
 
 /// A worker whose bytes go to the host, and its answer behind them.
@@ -111,15 +101,17 @@ fn register(end: &impl AsFd, registry: &Registry, token: Token) -> io::Result<()
 }
 
 impl Outgoing {
-    /// Starts `work`, which fills slots.
+    /// Starts `work`, which reads `path` and fills slots.
     pub fn start(
-        task: &Task,
+        path: &str,
+        slots: usize,
         registry: &Registry,
         token: &dyn Fn(usize) -> Token,
         work: &dyn Fn(Filler) -> Result<AgentMessage, Failure>,
     ) -> Result<(Pid, Self), Failure> {
+        absolute(path)?;
         let begin = || {
-            let (producer, consumer) = ring(task.slots)?;
+            let (producer, consumer) = ring(slots)?;
             consumer.set_nonblocking()?;
             register(&consumer, registry, token(DATA))?;
             let (pid, result) = spawn(producer, registry, token(RESULT), &|producer| {
@@ -130,12 +122,12 @@ impl Outgoing {
                 current: None,
                 credit: SendCredit::default(),
                 is_finished: false,
-                slots: task.slots,
+                slots,
                 result,
             };
             Ok((pid, worker))
         };
-        begin().map_err(|e| Failure::system(task.doing, task.what, &e))
+        begin().map_err(|e| Failure::system("read", path, &e))
     }
 
     /// An event came for one of its ends.
@@ -213,15 +205,17 @@ impl Outgoing {
 }
 
 impl Incoming {
-    /// Starts `work`, which empties slots. `first` came with the request.
+    /// Starts `work`, which empties slots and writes `path`.
     pub fn start(
-        task: &Task,
+        path: &str,
+        slots: usize,
         registry: &Registry,
         token: &dyn Fn(usize) -> Token,
         work: &dyn Fn(Consumer) -> Result<AgentMessage, Failure>,
     ) -> Result<(Pid, Self), Failure> {
+        absolute(path)?;
         let begin = || {
-            let (producer, consumer) = ring(task.slots)?;
+            let (producer, consumer) = ring(slots)?;
             producer.set_nonblocking()?;
             register(&producer, registry, token(DATA))?;
             let (pid, result) = spawn(consumer, registry, token(RESULT), work)?;
@@ -232,12 +226,12 @@ impl Incoming {
                 input: Input::Open,
                 gratis: 0,
                 consumed: 0,
-                slots: task.slots,
+                slots,
                 result,
             };
             Ok((pid, worker))
         };
-        begin().map_err(|e| Failure::system(task.doing, task.what, &e))
+        begin().map_err(|e| Failure::system("write", path, &e))
     }
 
     /// An event came for one of its ends.

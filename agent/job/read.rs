@@ -13,8 +13,7 @@ use quantix::rt::replace::{checksum, partial};
 use quantix::rt::sys::process::Pid;
 use quantix::rt::tree::pack::kind_name;
 
-use super::absolute;
-use super::bulk::{Filler, Outgoing, Task};
+use super::bulk::{Filler, Outgoing};
 use super::write::resolve;
 
 /// Starts reading the file.
@@ -24,13 +23,9 @@ pub fn start(
     registry: &Registry,
     token: &dyn Fn(usize) -> Token,
 ) -> Result<(Pid, Outgoing), Failure> {
-    absolute(&request.path)?;
-    let task = Task {
-        doing: "read",
-        what: &request.path,
-        slots,
-    };
-    Outgoing::start(&task, registry, token, &|data| read_file(request, data))
+    Outgoing::start(&request.path, slots, registry, token, &|data| {
+        read_file(request, data)
+    })
 }
 
 /// In the child.

@@ -16,8 +16,7 @@ use quantix::rt::sys::slots::{Consumer, Taken};
 use quantix::rt::tree::pack::pack;
 use quantix::rt::tree::unpack::{Order, Unpack};
 
-use super::absolute;
-use super::bulk::{Filler, Incoming, Outgoing, Task};
+use super::bulk::{Filler, Incoming, Outgoing};
 
 /// Bytes that a response has to say of entries that could not be made; the rest is counted.
 const MAX_LINES: usize = 8 * 1024;
@@ -30,10 +29,7 @@ pub fn read(
     token: &dyn Fn(usize) -> Token,
 ) -> Result<(Pid, Outgoing), Failure> {
     let what = &String::from_utf8_lossy(&request.path);
-    absolute(what)?;
-    let doing = "read";
-    let task = Task { doing, what, slots };
-    Outgoing::start(&task, registry, token, &|data| {
+    Outgoing::start(what, slots, registry, token, &|data| {
         read_tree(request, data).map_err(|e| Failure::system("send", what, &e))
     })
 }
@@ -46,10 +42,9 @@ pub fn write(
     token: &dyn Fn(usize) -> Token,
 ) -> Result<(Pid, Incoming), Failure> {
     let what = &String::from_utf8_lossy(&request.path);
-    absolute(what)?;
-    let doing = "write";
-    let task = Task { doing, what, slots };
-    Incoming::start(&task, registry, token, &|feed| write_tree(request, feed))
+    Incoming::start(what, slots, registry, token, &|feed| {
+        write_tree(request, feed)
+    })
 }
 
 /// In the child.

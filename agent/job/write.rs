@@ -17,8 +17,7 @@ use quantix::rt::replace::{Replacement, parent};
 use quantix::rt::sys::process::{self, Pid};
 use quantix::rt::sys::slots::{Consumer, Taken};
 
-use super::absolute;
-use super::bulk::{Incoming, Task};
+use super::bulk::Incoming;
 
 /// Starts writing the file. The request's own bytes are the first of it.
 pub fn start(
@@ -27,14 +26,9 @@ pub fn start(
     registry: &Registry,
     token: &dyn Fn(usize) -> Token,
 ) -> Result<(Pid, Incoming), Failure> {
-    absolute(&request.path)?;
-    let task = Task {
-        doing: "write",
-        what: &request.path,
-        slots,
-    };
-    let (pid, mut job) =
-        Incoming::start(&task, registry, token, &|feed| write_file(request, feed))?;
+    let (pid, mut job) = Incoming::start(&request.path, slots, registry, token, &|feed| {
+        write_file(request, feed)
+    })?;
     job.begin(&request.data, request.eof);
     Ok((pid, job))
 }
