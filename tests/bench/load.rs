@@ -2,13 +2,13 @@
 //! meanwhile, and what the agent takes.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::node::{Daemon, QX_NODE, control};
+use crate::node::{Daemon, command};
 use crate::vm::NAME;
-use crate::{Outcome, Samples};
+use crate::{Outcome, Samples, rss_kb};
 
 /// Pings each time, and the pause between two.
 const PINGS: usize = 500;
@@ -37,7 +37,7 @@ struct Transfers<'a> {
 impl Transfers<'_> {
     fn start(&mut self, words: &[&str]) -> Outcome<()> {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        let child = run(self.dir, &words)?;
+        let child = command(self.dir, &words).spawn()?;
         self.running.push((words, child));
         Ok(())
     }
@@ -45,7 +45,7 @@ impl Transfers<'_> {
     fn keep_up(&mut self) -> Outcome<()> {
         for (words, child) in &mut self.running {
             match child.try_wait()? {
-                Some(status) if status.success() => *child = run(self.dir, words)?,
+                Some(status) if status.success() => *child = command(self.dir, words).spawn()?,
                 Some(status) => return Err(format!("{words:?}: {status}").into()),
                 None => {}
             }
@@ -63,22 +63,10 @@ impl Drop for Transfers<'_> {
     }
 }
 
-fn run(dir: &Path, words: &[String]) -> Outcome<Child> {
-    let child = Command::new(QX_NODE)
-        .args(words)
-        .env("QX_NODE_SOCK", control(dir))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()?;
-    Ok(child)
-}
-
 /// Measures. There is a file `/tmp/data` in the guest, and `data` here.
 pub fn measure(dir: &Path, daemon: &mut Daemon) -> Outcome<Load> {
     let data = dir.join("data");
     let data = data.to_str().ok_or("a path that is not UTF-8")?;
-    let agent = daemon.shell("cut -d' ' -f4 /proc/$PPID/stat")?;
-    let agent = agent.trim();
     let mut load = Load {
         idle: Samples::default(),
         transfers: Samples::default(),
@@ -101,9 +89,7 @@ pub fn measure(dir: &Path, daemon: &mut Daemon) -> Outcome<Load> {
     ping(daemon, &mut transfers, &mut load.all)?;
     for _ in 0..20 {
         transfers.keep_up()?;
-        let rss = daemon.shell(&format!("grep ^Rss /proc/{agent}/smaps_rollup"))?;
-        let kb = rss.split_whitespace().nth(1).ok_or("no Rss")?;
-        load.most_kb = load.most_kb.max(kb.parse()?);
+        load.most_kb = load.most_kb.max(rss_kb(daemon)?.parse()?);
     }
     Ok(load)
 }

@@ -1,8 +1,9 @@
 //! The daemon that is measured, a client of its control socket, and the command line.
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it, and waits until the VM's agent answers.
     pub fn start(dir: &Path) -> Outcome<Self> {
-        let control = control(dir);
+        let control = dir.join(CONTROL);
         let process = Command::new(QX_NODE)
             .args(["serve", "--log-level", "error", "--control"])
             .arg(&control)
@@ -138,19 +139,20 @@ impl Drop for Daemon {
     }
 }
 
-/// The control socket.
-pub fn control(dir: &Path) -> PathBuf {
-    dir.join(CONTROL)
+/// The command line, its output thrown away.
+pub fn command(dir: &Path, words: &[impl AsRef<OsStr>]) -> Command {
+    let mut command = Command::new(QX_NODE);
+    command
+        .args(words)
+        .env("QX_NODE_SOCK", dir.join(CONTROL))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    command
 }
 
-/// The command line, its output thrown away.
+/// The same, to its end.
 pub fn run(dir: &Path, words: &[&str]) -> Outcome<()> {
-    let status = Command::new(QX_NODE)
-        .args(words)
-        .env("QX_NODE_SOCK", control(dir))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .status()?;
+    let status = command(dir, words).status()?;
     if status.success() {
         Ok(())
     } else {
