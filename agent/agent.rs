@@ -302,7 +302,7 @@ impl Agent {
                     self.jobs.on_session_over(now);
                     self.report_at = None;
                 }
-                Event::Request(id, body) => self.on_request(id, &body),
+                Event::Request(id, body) => self.on_request(now, id, &body),
                 Event::Chunk(id, chunk) => {
                     self.jobs.on_chunk(now, &id, &chunk);
                     self.guest.recycle(chunk);
@@ -324,8 +324,9 @@ impl Agent {
         self.schedule_reports(now);
     }
 
-    fn on_request(&mut self, id: MessageId, body: &Body) {
-        let started = self.jobs.start(id.clone(), body, self.poll.registry());
+    fn on_request(&mut self, now: Time, id: MessageId, body: &Body) {
+        let registry = self.poll.registry();
+        let started = self.jobs.start(now, id.clone(), body, registry);
         if let Err(failure) = started {
             if failure.code == Code::Internal {
                 self.log.error(format_args!("request refused: {failure}"));

@@ -6,6 +6,8 @@
 // Commands: everything that `Execute` can ask for.
 mod exec;
 // Commands whose streams, signals and terminal are alive.
+#[path = "agent/keepers.rs"]
+mod keepers;
 mod live;
 // Whose turn it is.
 mod fairness;

@@ -18,7 +18,7 @@ use quantix::time::Time;
 use crate::cli::assert_well_formed;
 use crate::util::agent::{Agent, Talk, accept, lie, read_file, shell, spawn, write_file};
 use crate::util::node::{Node, qx, run};
-use crate::util::{Dir, Process, children, noise, signal, until_so};
+use crate::util::{Dir, Process, noise, signal, until_so, workers};
 
 #[test]
 fn fifty_pings_at_once_are_all_answered() {
@@ -297,7 +297,7 @@ fn a_command_or_file_whose_end_nobody_takes_can_be_cancelled() {
     for body in [Body::Execute(command), Body::ReadFile(read)] {
         talk.send("1", body);
         talk.assert_alive();
-        until_so("its end", || children(agent.process.pid()).is_empty());
+        until_so("its end", || workers(agent.process.pid()).is_empty());
         talk.send("1", Body::Cancel(agent::Cancel {}));
         assert_eq!(talk.refusal("1").0, "CANCELLED");
     }
@@ -309,7 +309,7 @@ fn a_command_or_file_whose_end_nobody_takes_can_be_cancelled() {
     };
     talk.send("2", Body::Execute(command));
     talk.assert_alive();
-    until_so("its end", || children(agent.process.pid()).is_empty());
+    until_so("its end", || workers(agent.process.pid()).is_empty());
     talk.send("2", Body::Cancel(agent::Cancel {}));
     assert_eq!(talk.refusal("2").0, "CANCELLED");
 }

@@ -117,6 +117,7 @@ impl Outgoing {
             let (pid, result) = spawn(producer, registry, token(RESULT), &|producer| {
                 work(Filler { producer, used: 0 })
             })?;
+            consumer.hide();
             let worker = Self {
                 consumer,
                 current: None,
@@ -219,6 +220,7 @@ impl Incoming {
             producer.set_nonblocking()?;
             register(&producer, registry, token(DATA))?;
             let (pid, result) = spawn(consumer, registry, token(RESULT), work)?;
+            producer.hide();
             let worker = Self {
                 credit: ReceiveCredit::new(producer.capacity()),
                 producer: Some(producer),

@@ -1,23 +1,22 @@
-//! What the child does before it becomes the command: who it is, where it is, what it inherits.
+//! What a command is started as: which program, who it is, where it is, what it inherits.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::fchown;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
 
 use quantix::error::{Code, Failure};
 use quantix::message::agent;
-use quantix::rt::sys::process;
-use quantix::rt::sys::tty;
+use quantix::rt::sys::process::{self, Pid};
+use quantix::rt::sys::program::{Identity, Program, Step};
 
 use crate::users::{Databases, User};
 
-/// Its standard streams.
+/// Its ends of what its standard streams are connected to.
 #[derive(Debug)]
 pub enum Streams {
-    /// Those that are not there are /dev/null.
+    /// Those that the request does not ask for become /dev/null.
     Pipes {
         stdin: Option<File>,
         output: Option<(File, File)>,
@@ -31,19 +30,6 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// The group that terminals belong to, by name, so that `write` and `wall` may write to them.
 const TTY_GROUP: &str = "tty";
-
-impl Streams {
-    /// The files that the child has to keep.
-    pub fn files(&self) -> Vec<&File> {
-        match self {
-            Self::Pipes { stdin, output } => {
-                let output = output.iter().flat_map(|(out, err)| [out, err]);
-                stdin.iter().chain(output).collect()
-            }
-            Self::Terminal(slave) => vec![slave],
-        }
-    }
-}
 
 /// What can be refused without a child.
 pub fn check(request: &agent::Execute) -> Result<(), Failure> {
@@ -71,125 +57,129 @@ pub fn check(request: &agent::Execute) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Becomes the command. Returns only why it could not.
-pub fn become_command(request: &agent::Execute, streams: &Streams) -> Failure {
-    match prepare(request, streams) {
-        Ok(mut command) => {
-            let error = command.exec();
-            Failure::system("run", &command.get_program().to_string_lossy(), &error)
-        }
-        Err(failure) => failure,
-    }
-}
-
-fn prepare(request: &agent::Execute, streams: &Streams) -> Result<Command, Failure> {
+/// Starts the command.
+///
+/// # Errors
+/// Why there is none: for a keeper, which waits for as long as its file takes to be found.
+pub fn start(request: &agent::Execute, streams: &Streams) -> Result<Pid, Failure> {
     let read = |path: &str| fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned());
     let (passwd, group) = (read("/etc/passwd"), read("/etc/group"));
     let files = Databases {
         passwd: passwd.as_deref().unwrap_or_default(),
         group: group.as_deref().unwrap_or_default(),
     };
-    let me = process::effective_user().to_string();
-    let wanted = match request.run_as_user.as_str() {
-        "" => me.as_str(),
-        name => name,
+    let me = process::effective_user();
+    let user = match request.run_as_user.as_str() {
+        "" => files.user(&me.to_string())?,
+        name => files.user(name)?,
     };
-    let user = files.user(wanted)?;
+    if me != 0 && user.uid != me {
+        let why = format!("become user {}: the agent does not run as root", user.name);
+        return Err(Failure::new(Code::Permission, why));
+    }
     let gid = match request.run_as_group.as_str() {
         "" => user.gid,
         group => files.group(group)?,
     };
-    let mut groups = vec![gid];
-    if request.include_supplementary_groups {
-        groups.extend(files.supplementary(&user.name));
-        groups.dedup();
-    }
-
-    attach(streams, &user, files.group(TTY_GROUP).unwrap_or(gid))?;
-    process::set_umask(0o022);
-    // The agent is hard to kill when memory runs out; what it starts must not be.
-    let _ = fs::write("/proc/self/oom_score_adj", "0");
-    process::become_ordinary();
-    if process::effective_user() == 0 {
-        process::become_user(user.uid, gid, &groups)
-            .map_err(|e| Failure::system("become user", &user.name, &e))?;
-    } else if user.uid != process::effective_user() {
-        let why = format!("become user {}: the agent does not run as root", user.name);
-        return Err(Failure::new(Code::Permission, why));
-    }
-    enter(&request.working_directory, &user.home)?;
-
-    let mut command = program(request, &user);
-    command
-        .env_clear()
-        .env("PATH", PATH)
-        .env("HOME", &user.home)
-        .env("USER", &user.name)
-        .env("LOGNAME", &user.name)
-        .env("SHELL", &user.shell);
-    if let Some(terminal) = &request.terminal {
-        let known = !terminal.r#type.is_empty();
-        command.env("TERM", if known { &terminal.r#type } else { "dumb" });
-    }
-    command.envs(&request.environment);
-    Ok(command)
-}
-
-fn program(request: &agent::Execute, user: &User) -> Command {
-    if request.login_shell {
-        let mut shell = Command::new(&user.shell);
-        // A dash in front is how login(1) says that it is one.
-        let name = Path::new(&user.shell).file_name().unwrap_or_default();
-        shell.arg0(format!("-{}", name.to_string_lossy()));
-        if !request.command.is_empty() {
-            shell.arg("-c").arg(&request.command);
-        }
-        return shell;
-    }
-    if request.args.is_empty() {
-        let mut shell = Command::new("/bin/sh");
-        shell.arg("-c").arg(&request.command);
-        return shell;
-    }
-    let mut program = Command::new(&request.command);
-    program.args(&request.args);
-    program
-}
-
-/// Makes the streams 0, 1 and 2.
-fn attach(streams: &Streams, user: &User, tty: u32) -> Result<(), Failure> {
     let open = File::options().read(true).write(true).open("/dev/null");
     let null = open.map_err(|e| Failure::system("open", "/dev/null", &e))?;
-    let (stdin, stdout, stderr) = match streams {
+    let streams = match streams {
         Streams::Pipes { stdin, output } => {
-            let (out, err) = output
-                .as_ref()
-                .map_or((&null, &null), |(out, err)| (out, err));
-            (stdin.as_ref().unwrap_or(&null), out, err)
+            let output = output.as_ref();
+            let (out, err) = output.map_or((&null, &null), |(out, err)| (out, err));
+            [stdin.as_ref().unwrap_or(&null), out, err]
         }
         Streams::Terminal(slave) => {
-            tty::take_control(slave).map_err(|e| Failure::system("take", "a terminal", &e))?;
             // As login(1) leaves it: the user's, and not writable by others than its group. Without
             // root it is the agent's user's, who is also the command's.
+            let tty = files.group(TTY_GROUP).unwrap_or(gid);
             let _ = fchown(slave, Some(user.uid), Some(tty));
             let _ = slave.set_permissions(fs::Permissions::from_mode(0o620));
-            (slave, slave, slave)
+            [slave; 3]
         }
     };
-    for (file, fd) in [(stdin, 0), (stdout, 1), (stderr, 2)] {
-        process::redirect(file, fd).map_err(|e| Failure::system("redirect", "a stream", &e))?;
+    let mut program = describe(request, &user)?;
+    if me == 0 {
+        let mut groups = vec![gid];
+        if request.include_supplementary_groups {
+            groups.extend(files.supplementary(&user.name));
+            groups.dedup();
+        }
+        let uid = user.uid;
+        program.user = Some(Identity { uid, gid, groups });
     }
-    Ok(())
+    program.start(streams).map_err(|(step, e)| match step {
+        Step::Streams => Failure::system("connect", "the command's streams", &e),
+        Step::User => Failure::system("become user", &user.name, &e),
+        Step::Directory => Failure::system("working directory", &request.working_directory, &e),
+        Step::Run => Failure::system("run", &name(request, &user), &e),
+    })
 }
 
-/// The directory that was asked for, or the user's home, or `/`.
-fn enter(wanted: &str, home: &str) -> Result<(), Failure> {
-    if !wanted.is_empty() {
-        return std::env::set_current_dir(wanted)
-            .map_err(|e| Failure::system("working directory", wanted, &e));
+/// The program's name, as it is looked for.
+fn name(request: &agent::Execute, user: &User) -> String {
+    if request.login_shell {
+        user.shell.clone()
+    } else if request.args.is_empty() {
+        "/bin/sh".to_owned()
+    } else {
+        request.command.clone()
     }
-    if std::env::set_current_dir(home).is_err() {
-        let _ = std::env::set_current_dir("/");
-    }
-    Ok(())
+}
+
+fn describe(request: &agent::Execute, user: &User) -> Result<Program, Failure> {
+    let name = name(request, user);
+    let line = [String::from("-c"), request.command.clone()];
+    let args = if request.login_shell {
+        // A dash in front is how login(1) says that it is one.
+        let name = Path::new(&name).file_name().unwrap_or_default();
+        let name = format!("-{}", name.to_string_lossy());
+        let line = line.into_iter().filter(|_| !request.command.is_empty());
+        std::iter::once(name).chain(line).collect()
+    } else if request.args.is_empty() {
+        std::iter::once(name.clone()).chain(line).collect()
+    } else {
+        let args = request.args.iter().cloned();
+        std::iter::once(name.clone())
+            .chain(args)
+            .collect::<Vec<_>>()
+    };
+    let terminal = request.terminal.as_ref();
+    let terminal = terminal.map(|terminal| match terminal.r#type.as_str() {
+        "" => "dumb",
+        known => known,
+    });
+    let ours = [
+        ("PATH", Some(PATH)),
+        ("HOME", Some(&user.home)),
+        ("USER", Some(&user.name)),
+        ("LOGNAME", Some(&user.name)),
+        ("SHELL", Some(&user.shell)),
+        ("TERM", terminal),
+    ];
+    let wanted = &request.environment;
+    let ours = ours
+        .into_iter()
+        .filter(|(key, _)| !wanted.contains_key(*key));
+    let ours = ours.filter_map(|(key, value)| Some(format!("{key}={}", value?)));
+    let theirs = wanted.iter().map(|(key, value)| format!("{key}={value}"));
+    let path = wanted.get("PATH").map_or(PATH, String::as_str);
+    let directories = match request.working_directory.as_str() {
+        "" => vec![user.home.clone(), "/".to_owned()],
+        wanted => vec![wanted.to_owned()],
+    };
+    Ok(Program {
+        paths: Program::candidates(&name, path),
+        args: strings(args)?,
+        environment: strings(ours.chain(theirs))?,
+        directories: strings(directories)?,
+        user: None,
+        with_terminal: request.terminal.is_some(),
+    })
+}
+
+/// What the request says has no NUL byte (see [`check`]); what /etc/passwd says may.
+fn strings(all: impl IntoIterator<Item = String>) -> Result<Vec<CString>, Failure> {
+    let all: Result<_, _> = all.into_iter().map(CString::new).collect();
+    all.map_err(|_| Failure::new(Code::Invalid, "a NUL byte in the user's home or shell"))
 }

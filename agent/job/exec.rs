@@ -1,9 +1,7 @@
 //! A command, as the loop sees it: pipes or a terminal, and its keeper's word on how it ended.
 
 use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::io::{self, ErrorKind, Read as _};
 use std::rc::Rc;
 
 use mio::{Registry, Token};
@@ -15,18 +13,18 @@ use quantix::ids::MessageId;
 use quantix::limits::MAX_FRAME;
 use quantix::message::{Body, Stream, agent};
 use quantix::rt::sys::fd::{grow_pipe, pipe};
-use quantix::rt::sys::process::{self, Keep, Pid};
+use quantix::rt::sys::process::{self, Pid};
 use quantix::rt::sys::shared::Shared;
 use quantix::rt::sys::tty;
 
 use super::PIPE_SIZE;
-use super::command::{Streams, check};
-use super::keeper::{self, Order, Task};
-use super::kept::Root;
+use super::command::Streams;
 use super::lease::Home;
+use super::line::{self, Order, Wires, Word};
 use super::pipe::{Inlet, Outlet};
 use super::sink::Sink;
 use super::source::{Source, Sources};
+use super::standby::Standby;
 
 /// A command that runs, or one that has not yet told whether it started.
 #[derive(Debug)]
@@ -56,16 +54,18 @@ enum Output {
     Sent(Sources),
 }
 
-/// The line to the keeper.
+/// The keeper, and what it has said.
 #[derive(Debug)]
 struct Control {
-    inlet: Inlet,
-    out: File,
+    keeper: Standby,
+    is_ready: bool,
     said: Vec<u8>,
     /// It runs: its process id, and its number if it is kept.
     started: Option<agent::ExecuteResponse>,
-    /// The keeper's last word.
+    /// How it ended.
     last: Option<Body>,
+    /// The keeper takes another command.
+    is_free: bool,
 }
 
 /// The loop's ends, by number.
@@ -80,66 +80,71 @@ const MAX_OUTPUT: usize = MAX_FRAME - 1024;
 /// Bytes that a keeper may have to say.
 const MAX_SAID: usize = 32 * 1024;
 
-/// Both sides of what connects a command with the loop.
-struct Wires {
-    stdin: Option<Outlet>,
-    output: Output,
-    terminal: Option<File>,
-    /// The command's ends.
-    streams: Streams,
-    /// The keeper's own copies of our ends.
-    kept: Option<[File; 2]>,
+/// The loop's ends.
+enum Ends {
+    Pipes {
+        stdin: Option<File>,
+        output: Option<(File, File)>,
+    },
+    Terminal(File),
 }
 
 impl Exec {
-    /// Starts the command. It is kept below `root` if it has to be.
+    /// Has a keeper run the command.
     pub fn start(
         request: &agent::Execute,
-        root: &Root,
+        keeper: Standby,
         registry: &Registry,
         token: impl Fn(usize) -> Token,
-    ) -> Result<(Pid, Self), Failure> {
-        check(request)?;
-        let system = |e| Failure::system("start", &request.command, &e);
-        let progress = Rc::new(Shared::new().map_err(system)?);
-        let wires = Wires::new(request, &progress, registry, &token).map_err(system)?;
-        let (control, child_control) = UnixStream::pair().map_err(system)?;
-        let out = File::from(OwnedFd::from(control));
-        let inlet = out.try_clone().map_err(system)?;
-        let control = Control {
-            inlet: Inlet::new(inlet, registry, token(CONTROL)).map_err(system)?,
-            out,
-            said: Vec::new(),
-            started: None,
-            last: None,
+    ) -> io::Result<(Pid, Self)> {
+        let (ends, wires) = wire(request)?;
+        line::run(&keeper.line, request, &wires)?;
+        keeper.register(registry, token(CONTROL))?;
+        let inlet = |file, at| Inlet::new(file, registry, token(at));
+        let outlet = |file| Outlet::new(file, registry, token(STDIN)).map(Sink::new);
+        let (stdin, output, terminal) = match ends {
+            Ends::Terminal(master) => {
+                let stdin = match request.stream_input {
+                    true => Some(master.try_clone()?),
+                    false => None,
+                };
+                let screen = Source::new(inlet(master.try_clone()?, STDOUT)?, Stream::Stdout);
+                let output = Output::Sent(Sources::new(vec![screen]));
+                (stdin, output, Some(master))
+            }
+            Ends::Pipes { stdin, output } => {
+                let output = match output {
+                    Some((out, err)) => {
+                        let (out, err) = (inlet(out, STDOUT)?, inlet(err, STDERR)?);
+                        Output::new(request, out, err, &keeper.progress)
+                    }
+                    None => Output::Sent(Sources::new(Vec::new())),
+                };
+                (stdin, output, None)
+            }
         };
-        let master = wires.terminal.as_ref().map(File::try_clone);
-        let task = Task {
-            request,
-            streams: wires.streams,
-            outputs: wires.kept,
-            master: master.transpose().map_err(system)?,
-            control: File::from(OwnedFd::from(child_control)),
-            progress,
-            root: root.clone(),
-        };
-        let keep = Keep::from(&task.files()[..]);
-        let pid = process::spawn(keep, || keeper::keep(task)).map_err(system)?;
         let exec = Self {
-            control,
-            stdin: wires.stdin.map(Sink::new),
+            stdin: stdin.map(outlet).transpose()?,
             inside_line: false,
-            output: wires.output,
-            terminal: wires.terminal,
+            output,
+            terminal,
             detached: request.keep || !request.wait_for_exit,
+            control: Control {
+                is_ready: true,
+                said: Vec::new(),
+                started: None,
+                last: None,
+                is_free: false,
+                keeper,
+            },
         };
-        Ok((pid, exec))
+        Ok((exec.control.keeper.pid, exec))
     }
 
     /// An event came for one of the pipes.
     pub fn on_ready(&mut self, pipe: usize) {
         match (pipe, &mut self.output) {
-            (CONTROL, _) => self.control.inlet.on_ready(),
+            (CONTROL, _) => self.control.is_ready = true,
             (STDIN, _) => {
                 if let Some(stdin) = &mut self.stdin {
                     stdin.on_ready();
@@ -187,7 +192,7 @@ impl Exec {
         match what {
             Body::Signal(signal) => {
                 if let Some(signal) = process::Signal::parse(signal.number) {
-                    self.control.order(Order::Signal(signal));
+                    line::order(&self.control.keeper.line, Order::Signal(signal));
                 }
             }
             Body::Resize(size) => {
@@ -202,7 +207,7 @@ impl Exec {
 
     /// Nobody waits for the command any more: its keeper ends it and all that it has started.
     pub fn hang_up(&mut self) {
-        self.control.order(Order::HangUp);
+        line::order(&self.control.keeper.line, Order::HangUp);
     }
 
     /// Moves bytes. The new total that the host may send to its stdin, if it is worth saying.
@@ -249,7 +254,17 @@ impl Exec {
         }
     }
 
-    /// The keeper has ended, and so has the command: what it wrote until now is all of its output.
+    /// The keeper has said its last word: the command has ended.
+    pub const fn is_over(&self) -> bool {
+        self.control.last.is_some()
+    }
+
+    /// The keeper, where it takes another command.
+    pub fn release(self) -> Option<Standby> {
+        Some(self.control.keeper).filter(|_| self.control.is_free)
+    }
+
+    /// The command has ended: what it wrote until now is all of its output.
     pub fn finish(&mut self) {
         match &mut self.output {
             Output::Kept { stdout, stderr, .. } => {
@@ -258,7 +273,6 @@ impl Exec {
             }
             Output::Sent(sources) => sources.finish(),
         }
-        self.control.inlet.on_ready();
     }
 
     /// All of its output has been sent, or is in the answer.
@@ -271,12 +285,13 @@ impl Exec {
 
     /// The answer, once all is drained.
     pub fn answer(&mut self) -> Result<Body, Failure> {
+        self.control.is_ready = true;
         self.control.gather();
         let ended = match self.control.last.take() {
             Some(Body::ExecuteResponse(ended)) => ended,
             Some(Body::Error(error)) => return Err(Failure::from_wire(&error)),
             _ => {
-                let why = "its keeper was killed; whether the command goes on is unknown";
+                let why = "its keeper was killed, and the command with it; what that has started may go on";
                 return Err(Failure::new(Code::Internal, why));
             }
         };
@@ -294,81 +309,62 @@ impl Exec {
 }
 
 impl Control {
-    /// An order that finds no room, or nobody, comes too late.
-    fn order(&mut self, order: Order) {
-        let _ = self.out.write(&order.bytes());
-    }
-
     fn gather(&mut self) {
-        if !self.inlet.is_ready() {
-            return;
+        let mut place = [0; 1024];
+        while self.is_ready {
+            match (&self.keeper.line).read(&mut place) {
+                Ok(n @ 1..) if self.said.len() <= MAX_SAID => self.said.extend(&place[..n]),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                _ => self.is_ready = false,
+            }
         }
-        self.inlet.read_into(&mut self.said, MAX_SAID);
-        while let Some(body) = keeper::take_frame(&mut self.said) {
-            match body {
-                Body::ExecuteResponse(started) if started.pid > 0 => self.started = Some(started),
-                last => self.last = Some(last),
+        while let Some(word) = line::take(&mut self.said) {
+            match word {
+                Word::Started(started) => self.started = Some(started),
+                Word::Last(last) => self.last = Some(last),
+                Word::Free => self.is_free = true,
             }
         }
     }
 }
 
-impl Wires {
-    fn new(
-        request: &agent::Execute,
-        progress: &Rc<Shared>,
-        registry: &Registry,
-        token: impl Fn(usize) -> Token,
-    ) -> io::Result<Self> {
-        if let Some(wanted) = &request.terminal {
-            let (master, slave) = tty::open_pair()?;
-            tty::set_size(&master, size_of(wanted.rows, wanted.columns))?;
-            let screen = Inlet::new(master.try_clone()?, registry, token(STDOUT))?;
-            let keys = Outlet::new(master.try_clone()?, registry, token(STDIN))?;
-            return Ok(Self {
-                stdin: request.stream_input.then_some(keys),
-                output: Output::Sent(Sources::new(vec![Source::new(screen, Stream::Stdout)])),
-                terminal: Some(master),
-                streams: Streams::Terminal(slave),
-                kept: None,
-            });
-        }
-        let (mut stdin, mut child_stdin) = (None, None);
-        if request.stream_input {
-            let (reader, writer) = pipe()?;
-            grow_pipe(&writer, PIPE_SIZE);
-            stdin = Some(Outlet::new(writer, registry, token(STDIN))?);
-            child_stdin = Some(reader);
-        }
-        let mut wires = Self {
-            stdin,
-            output: Output::Sent(Sources::new(Vec::new())),
-            terminal: None,
-            streams: Streams::Pipes {
-                stdin: child_stdin,
-                output: None,
-            },
-            kept: None,
+/// Connects a command with the loop.
+fn wire(request: &agent::Execute) -> io::Result<(Ends, Wires)> {
+    if let Some(wanted) = &request.terminal {
+        let (master, slave) = tty::open_pair()?;
+        tty::set_size(&master, size_of(wanted.rows, wanted.columns))?;
+        let wires = Wires {
+            streams: Streams::Terminal(slave),
+            outputs: None,
+            master: Some(master.try_clone()?),
         };
-        if request.keep || request.wait_for_exit {
-            let (stdout, child_stdout) = pipe()?;
-            let (stderr, child_stderr) = pipe()?;
-            grow_pipe(&stdout, PIPE_SIZE);
-            if !request.keep {
-                let kept = [stdout.try_clone()?, stderr.try_clone()?];
-                let stdout = Inlet::new(stdout, registry, token(STDOUT))?;
-                let stderr = Inlet::new(stderr, registry, token(STDERR))?;
-                wires.output = Output::new(request, stdout, stderr, progress);
-                wires.kept = Some(kept);
-            } else {
-                wires.kept = Some([stdout, stderr]);
-            }
-            if let Streams::Pipes { output, .. } = &mut wires.streams {
-                *output = Some((child_stdout, child_stderr));
-            }
-        }
-        Ok(wires)
+        return Ok((Ends::Terminal(master), wires));
     }
+    let (mut stdin, mut child_stdin) = (None, None);
+    if request.stream_input {
+        let (reader, writer) = pipe()?;
+        grow_pipe(&writer, PIPE_SIZE);
+        (stdin, child_stdin) = (Some(writer), Some(reader));
+    }
+    let (mut output, mut child_output, mut outputs) = (None, None, None);
+    if line::has_output(request) {
+        let (stdout, child_stdout) = pipe()?;
+        let (stderr, child_stderr) = pipe()?;
+        grow_pipe(&stdout, PIPE_SIZE);
+        outputs = Some([stdout.try_clone()?, stderr.try_clone()?]);
+        child_output = Some((child_stdout, child_stderr));
+        // What is kept is the keeper's to read.
+        output = Some((stdout, stderr)).filter(|_| !request.keep);
+    }
+    let wires = Wires {
+        streams: Streams::Pipes {
+            stdin: child_stdin,
+            output: child_output,
+        },
+        outputs,
+        master: None,
+    };
+    Ok((Ends::Pipes { stdin, output }, wires))
 }
 
 impl Output {

@@ -1,39 +1,27 @@
 //! A command's parent: a process of its own, so that a command has one however long the agent lives.
 //!
 //! It starts the command, signals it, ends it with all that it has started or when its time is up, and
-//! says how it ended. Where it outlives the agent, or was asked to, it keeps the command's output. The
-//! agent and its keeper talk over a pair of sockets: orders of two bytes one way, frames of a message
-//! with a length in front the other way.
+//! says how it ended. Where it outlives the agent, or was asked to, it keeps the command's output. One
+//! of which nothing is left takes the next command.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
-use std::rc::Rc;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
 use std::time::Duration;
 
-use prost::Message;
-use quantix::error::{Code, Failure};
+use quantix::error::Failure;
 use quantix::message::agent::{Job, JobState};
-use quantix::message::{AgentMessage, Body, agent, message};
+use quantix::message::{Body, agent};
 use quantix::rt::clock;
-use quantix::rt::sys::fd::{Wait, pipe, set_nonblocking, unread, wait};
-use quantix::rt::sys::process::{self, Ended, Keep, Pid, Signal};
+use quantix::rt::sys::fd::{Wait, set_nonblocking, unread, wait};
+use quantix::rt::sys::process::{self, Ended, Pid, Signal, Watch};
 use quantix::rt::sys::shared::Shared;
 use quantix::rt::sys::tty;
 use quantix::time::{Time, earliest};
 
-use super::command::{Streams, become_command};
-use super::descendants;
 use super::kept::{Kept, Root};
+use super::line::{self, Order, Wires, Word};
 use super::ring::MAX_APPEND;
-
-/// What the agent wants of a keeper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// Sends this signal to the command.
-    Signal(Signal),
-    /// Nobody waits for it any more: ends the command and all that it has started.
-    HangUp,
-}
+use super::{command, descendants};
 
 /// From the request to end to the signal that cannot be refused.
 pub const GRACE: Duration = Duration::from_secs(2);
@@ -41,67 +29,17 @@ pub const GRACE: Duration = Duration::from_secs(2);
 /// The name that ps(1) shows.
 const NAME: &std::ffi::CStr = c"quantix-keeper";
 
-impl Order {
-    /// On the wire.
-    pub fn bytes(self) -> [u8; 2] {
-        match self {
-            Self::Signal(signal) => [b's', u8::try_from(signal.number()).unwrap_or(0)],
-            Self::HangUp => *b"h\0",
-        }
-    }
-
-    fn parse(bytes: [u8; 2]) -> Option<Self> {
-        match bytes {
-            [b's', number] => Signal::parse(number.into()).map(Self::Signal),
-            [b'h', _] => Some(Self::HangUp),
-            _ => None,
-        }
-    }
-}
-
-/// What a keeper is given.
-pub struct Task<'a> {
-    /// What to run.
-    pub request: &'a agent::Execute,
-    /// The command's ends.
-    pub streams: Streams,
-    /// Our ends of its stdout and stderr. The agent reads from them as long as it lives.
-    pub outputs: Option<[File; 2]>,
-    /// Our end of its terminal.
-    pub master: Option<File>,
-    /// To the agent.
-    pub control: File,
-    /// How much of each output the agent has read.
-    pub progress: Rc<Shared>,
-    /// Where it is kept if it outlives the agent.
-    pub root: Root,
-}
-
-impl Task<'_> {
-    /// All that the keeper's process needs.
-    pub fn files(&self) -> Vec<&File> {
-        let mut files = self.streams.files();
-        files.extend(self.outputs.iter().flatten());
-        files.extend(&self.master);
-        files.push(&self.control);
-        files
-    }
-}
-
 /// A command while it runs.
-struct Keeper {
-    control: File,
+struct Keeper<'a> {
+    line: &'a File,
+    progress: &'a Shared,
+    root: &'a Root,
     outputs: Option<[File; 2]>,
     master: Option<File>,
-    progress: Rc<Shared>,
-    root: Root,
     who: Who,
     leader: Pid,
     /// What others are told of it.
     job: Job,
-    /// What the command's process says before it becomes the command; closed by that.
-    start: Option<File>,
-    failure: Vec<u8>,
     /// When its time is up.
     deadline: Option<Time>,
     /// The leader is to end: when everything is killed.
@@ -123,68 +61,101 @@ enum Who {
 /// Whether the agent is there.
 type Connected = bool;
 
-/// In the keeper: runs the command to its end. Returns the exit status of the keeper itself.
-pub fn keep(task: Task) -> i32 {
-    let Ok(control) = task.control.try_clone() else {
-        return process::WORKER_FAILED;
-    };
-    let answer = run(task).unwrap_or_else(|failure| Body::Error(failure.to_wire()));
-    i32::from(tell(&control, answer).is_err())
-}
-
-fn run(task: Task) -> Result<Body, Failure> {
-    let request = task.request;
-    let system = |e: io::Error| Failure::system("start", &request.command, &e);
+/// In the keeper: runs the commands that come over `line` to their ends, kept below `root` where they
+/// outlive the agent, of whose outputs it has read what `progress` says. Returns the exit status of the
+/// keeper itself.
+pub fn keep(line: &File, progress: &Shared, root: &Root) -> i32 {
     process::set_name(NAME);
     process::adopt_orphans();
-    let watch = process::Watch::new().map_err(system)?;
+    // What a command inherits. The agent is hard to kill when memory runs out; what it starts must not be,
+    // and it is larger than this.
+    let _ = fs::write("/proc/self/oom_score_adj", "0");
+    process::become_ordinary();
+    process::set_umask(0o022);
+    let Ok(watch) = Watch::new() else {
+        return process::WORKER_FAILED;
+    };
+    loop {
+        let (request, wires) = match next_command(line, &watch) {
+            Ok(Some(next)) => next,
+            Ok(None) => continue,
+            Err(_) => return 0,
+        };
+        let place = (line, progress, root);
+        let (last, is_free) = match run(place, &watch, &request, wires) {
+            Ok((answer, is_free)) => (answer, is_free),
+            Err(failure) => (Body::Error(failure.to_wire()), true),
+        };
+        let last = [Word::Last(last), Word::Free].into_iter();
+        let count = if is_free { 2 } else { 1 };
+        if line::say(line, last.take(count)).is_err() || !is_free {
+            return 0;
+        }
+    }
+}
+
+/// The last word on the command, and whether nothing is left of it.
+fn run(
+    (line, progress, root): (&File, &Shared, &Root),
+    watch: &Watch,
+    request: &agent::Execute,
+    wires: Wires,
+) -> Result<(Body, bool), Failure> {
+    let system = |e: io::Error| Failure::system("start", &request.command, &e);
+    for output in wires.outputs.iter().flatten() {
+        set_nonblocking(output).map_err(system)?;
+    }
     let who = match (request.keep, request.wait_for_exit) {
-        (true, _) => Who::Anyone(Box::new(task.root.create([0, 0])?), true),
+        (true, _) => Who::Anyone(Box::new(root.create([0, 0])?), true),
         (false, true) => Who::Agent,
         (false, false) => Who::Nobody(true),
     };
-    let (start, child_start) = pipe().map_err(system)?;
-    set_nonblocking(&task.control).map_err(system)?;
-    for output in task.outputs.iter().flatten() {
-        set_nonblocking(output).map_err(system)?;
-    }
-    let mut keep = task.streams.files();
-    keep.push(&child_start);
-    let keep = Keep::from(&keep[..]);
     let begun = clock::now();
-    // The command's ends are the command's alone: they go with it.
-    let streams = task.streams;
-    let leader = process::spawn(keep, move || {
-        // Comes back only if there is no command to become.
-        let failure = become_command(request, &streams);
-        let _ = (&child_start).write_all(&failure.to_wire().encode_to_vec());
-        process::WORKER_FAILED
-    })
-    .map_err(system)?;
+    // The command's ends are the command's alone: here they go with the end of this.
+    let leader = match command::start(request, &{ wires.streams }) {
+        Ok(leader) => leader,
+        Err(failure) => {
+            if let Who::Anyone(kept, _) = who {
+                kept.forget();
+            }
+            return Err(failure);
+        }
+    };
     let timeout = Duration::from_secs(request.timeout_seconds.into());
     let mut keeper = Keeper {
-        control: task.control,
-        outputs: task.outputs,
-        master: task.master,
-        progress: task.progress,
-        root: task.root,
+        line,
+        progress,
+        root,
+        outputs: wires.outputs,
+        master: wires.master,
         who,
         leader,
         job: describe(request, leader),
-        start: Some(start),
-        failure: Vec::new(),
         deadline: (!timeout.is_zero()).then(|| begun + timeout),
         ending: None,
         ended: [false; 2],
     };
-    let ended = keeper.run(&watch).map_err(system)?;
+    keeper.announce();
+    let ended = keeper.run(watch).map_err(system)?;
     if keeper.ending.is_some() {
         descendants::kill();
     }
-    keeper.read_start();
     let millis = clock::now().since(begun).as_millis();
     keeper.job.duration_ms = u64::try_from(millis).unwrap_or(u64::MAX);
-    keeper.finish(ended)
+    Ok(keeper.finish(ended))
+}
+
+/// Waits for it.
+fn next_command(line: &File, watch: &Watch) -> io::Result<Option<(agent::Execute, Wires)>> {
+    let mut waits = [Wait::read(line), Wait::read(watch)];
+    wait(&mut waits, None)?;
+    if watch.take() {
+        return Err(ErrorKind::Interrupted.into());
+    }
+    match waits[0].is_ready() {
+        true => line::next_command(line),
+        false => Ok(None),
+    }
 }
 
 fn describe(request: &agent::Execute, leader: Pid) -> Job {
@@ -207,9 +178,23 @@ fn describe(request: &agent::Execute, leader: Pid) -> Job {
 /// Bytes of a command that are shown in a list.
 const MAX_SHOWN: usize = 512;
 
-impl Keeper {
+impl Keeper<'_> {
+    /// Says that the command has started, where nobody waits for its end.
+    fn announce(&mut self) {
+        if let Who::Agent = self.who {
+            return;
+        }
+        self.begin();
+        let started = agent::ExecuteResponse {
+            pid: self.job.pid,
+            job: self.job.job,
+            ..Default::default()
+        };
+        let _ = line::say(self.line, [Word::Started(started)]);
+    }
+
     /// Until the leader has ended.
-    fn run(&mut self, watch: &process::Watch) -> io::Result<Ended> {
+    fn run(&mut self, watch: &Watch) -> io::Result<Ended> {
         loop {
             let now = clock::now();
             if self.ending.is_some_and(|at| at <= now) {
@@ -230,16 +215,12 @@ impl Keeper {
             };
             let mut waits = [
                 Wait::read(watch),
-                Wait::read_any(self.is_connected().then_some(&self.control)),
-                Wait::read_any(self.start.as_ref()),
+                Wait::read_any(self.is_connected().then_some(self.line)),
                 Wait::read_any(output(0)),
                 Wait::read_any(output(1)),
             ];
             wait(&mut waits, limit)?;
-            let [_, ordered, started, out, err] = waits.map(|wait| wait.is_ready());
-            if started {
-                self.read_start();
-            }
+            let [_, ordered, out, err] = waits.map(|wait| wait.is_ready());
             if watch.take() {
                 self.end(&[Signal::TERMINATE]);
             }
@@ -250,7 +231,7 @@ impl Keeper {
                 self.ended[at] |= ready && !self.gather(at, MAX_APPEND);
             }
             while ordered && self.is_connected() {
-                match self.next_order() {
+                match line::next_order(self.line) {
                     Ok(Some(order)) => self.obey(order),
                     Ok(None) => break,
                     Err(_) => self.on_agent_gone(),
@@ -314,14 +295,9 @@ impl Keeper {
         }
     }
 
-    /// The leader has ended, and all that was to end with it: the last word on it.
-    fn finish(mut self, ended: Ended) -> Result<Body, Failure> {
-        if !self.failure.is_empty() {
-            if let Who::Anyone(kept, _) = self.who {
-                kept.forget();
-            }
-            return Ok(Body::Error(decode_failure(&self.failure)));
-        }
+    /// The leader has ended, and all that was to end with it: the last word on it, and whether nothing is
+    /// left of it.
+    fn finish(mut self, ended: Ended) -> (Body, bool) {
         for at in 0..2 {
             // What is there now is all that the command itself has written.
             let mut left = self
@@ -338,11 +314,17 @@ impl Keeper {
         if let Ended::Signalled(signal) = ended {
             self.job.signal = u32::try_from(signal).unwrap_or(0);
         }
-        let answer = outcome(&self.job);
-        if let Who::Anyone(kept, _) = self.who {
-            let _ = kept.end(self.job);
-        }
-        Ok(Body::ExecuteResponse(answer))
+        let answer = Body::ExecuteResponse(outcome(&self.job));
+        let is_free = match self.who {
+            // What it has left to itself would be taken for the next command's.
+            Who::Agent => self.ending.is_none() && !process::has_children(),
+            Who::Anyone(kept, _) => {
+                let _ = kept.end(self.job);
+                false
+            }
+            Who::Nobody(_) => false,
+        };
+        (answer, is_free)
     }
 
     /// Takes note of all children that have ended: orphans of the command, or the leader.
@@ -354,19 +336,6 @@ impl Keeper {
             }
         }
         found
-    }
-
-    /// The agent's next order; an error once the agent has gone.
-    fn next_order(&self) -> io::Result<Option<Order>> {
-        let mut bytes = [0; 2];
-        let mut control = &self.control;
-        match control.read(&mut bytes) {
-            Ok(2) => Ok(Order::parse(bytes)),
-            Ok(_) => Err(ErrorKind::UnexpectedEof.into()),
-            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(None),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(None),
-            Err(e) => Err(e),
-        }
     }
 
     fn obey(&mut self, order: Order) {
@@ -387,22 +356,6 @@ impl Keeper {
         let at = clock::now() + GRACE;
         self.ending.get_or_insert(at);
     }
-
-    /// Reads what the command's process has to say before it is the command. Nothing: it is.
-    fn read_start(&mut self) {
-        let Some(start) = &mut self.start else { return };
-        let _ = start.take(MAX_FAILURE).read_to_end(&mut self.failure);
-        self.start = None;
-        if self.failure.is_empty() {
-            self.begin();
-            let started = agent::ExecuteResponse {
-                pid: self.job.pid,
-                job: self.job.job,
-                ..Default::default()
-            };
-            let _ = tell(&self.control, Body::ExecuteResponse(started));
-        }
-    }
 }
 
 /// What an Execute is answered with when its command has ended.
@@ -415,33 +368,4 @@ pub fn outcome(job: &Job) -> agent::ExecuteResponse {
         job: job.job,
         ..Default::default()
     }
-}
-
-/// What a process wrote that did not become a command.
-fn decode_failure(bytes: &[u8]) -> agent::Error {
-    agent::Error::decode(bytes).unwrap_or_else(|_| {
-        let why = "the command could not be started, nor why be said";
-        Failure::new(Code::Internal, why).to_wire()
-    })
-}
-
-/// Bytes of what a command's process may have to say.
-const MAX_FAILURE: u64 = 8192;
-
-/// Puts a frame onto the control socket, which has room for all that a keeper ever says.
-fn tell(mut control: &File, body: Body) -> io::Result<()> {
-    let body = message("", body).encode_to_vec();
-    let length = u16::try_from(body.len()).map_err(|_| ErrorKind::InvalidData)?;
-    let mut frame = length.to_be_bytes().to_vec();
-    frame.extend(body);
-    control.write_all(&frame)
-}
-
-/// Takes the next whole frame out of what a keeper has said.
-pub fn take_frame(said: &mut Vec<u8>) -> Option<Body> {
-    let (length, rest) = said.split_first_chunk::<2>()?;
-    let body = rest.get(..u16::from_be_bytes(*length).into())?;
-    let found = AgentMessage::decode(body).ok().and_then(|found| found.body);
-    said.drain(..2 + body.len());
-    found
 }

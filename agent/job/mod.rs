@@ -3,6 +3,7 @@
 //! The loop never waits for a child. A child ends by itself, or is asked to, or is killed; then its
 //! request is answered, once. [`Job::answer`] is the one door out.
 
+mod answer;
 mod ask;
 mod bulk;
 mod command;
@@ -11,31 +12,31 @@ mod exec;
 mod keeper;
 mod kept;
 mod lease;
+mod line;
 mod pipe;
 mod read;
 mod replay;
 mod ring;
 mod sink;
 mod source;
+mod standby;
 mod tree;
 mod worker;
 mod write;
 
+use answer::{Answer, report};
 pub use pipe::Inlet;
 
-use std::fs::File;
-use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
 use mio::{Registry, Token};
-use prost::Message;
 use quantix::chunk::Chunk;
 use quantix::credit::Fault;
 use quantix::error::{Code, Failure};
 use quantix::guest::Guest;
 use quantix::ids::MessageId;
-use quantix::message::{AgentMessage, Body, Stream, message};
+use quantix::message::{Body, Stream};
 use quantix::rt::sys::process::{self, Ended, Pid, Signal};
 use quantix::time::{Time, earliest};
 
@@ -56,6 +57,8 @@ const GRACE: Duration = keeper::GRACE.saturating_mul(2);
 pub struct Jobs {
     /// Where commands are kept that outlive the session.
     root: kept::Root,
+    /// The next command's.
+    keepers: standby::Next,
     slots: Vec<Option<Job>>,
     first_token: usize,
     /// Where the next chunk is looked for first, so that every stream gets its turn.
@@ -70,6 +73,8 @@ struct Job {
     pid: Pid,
     work: Work,
     life: Life,
+    /// When a command that has a time must have ended: its keeper ends it before, unless that hangs.
+    overdue: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -90,7 +95,7 @@ enum Life {
     /// It was killed. One that is not gone at `until` hangs in the kernel: its request is answered
     /// without it.
     Killed { why: Why, until: Time },
-    /// It is gone; its last bytes may still be in the pipes.
+    /// It is gone, or has said its last word; its last bytes may still be in the pipes.
     Ended { ended: Ended, why: Option<Why> },
 }
 
@@ -100,6 +105,8 @@ enum Why {
     Cancelled,
     /// The host sent a chunk out of order, or more than it was allowed.
     BrokenStream,
+    /// Its time was up, and it did not end.
+    Overdue,
     /// Nobody waits for the answer any more.
     SessionOver,
 }
@@ -121,6 +128,7 @@ impl Jobs {
     pub fn new(first_token: usize, run: &Path) -> Self {
         Self {
             root: kept::Root::new(run),
+            keepers: standby::Next::default(),
             slots: Vec::new(),
             first_token,
             next: 0,
@@ -134,6 +142,7 @@ impl Jobs {
     /// What the request is to be answered with instead.
     pub fn start(
         &mut self,
+        now: Time,
         id: MessageId,
         request: &Body,
         registry: &Registry,
@@ -157,7 +166,11 @@ impl Jobs {
         let token = |pipe| Token(first + pipe);
         let (pid, work) = match request {
             Body::Execute(request) => {
-                let (pid, exec) = exec::Exec::start(request, &self.root, registry, token)?;
+                command::check(request)?;
+                let system = |e| Failure::system("start", &request.command, &e);
+                let keeper = self.keepers.take(now, &self.root).map_err(system)?;
+                let started = exec::Exec::start(request, keeper, registry, token);
+                let (pid, exec) = started.map_err(system)?;
                 (pid, Work::Exec(Box::new(exec)))
             }
             Body::ReadFile(request) => {
@@ -198,6 +211,7 @@ impl Jobs {
             pid,
             work,
             life: Life::Running,
+            overdue: overdue(now, request),
         });
         Ok(())
     }
@@ -217,18 +231,13 @@ impl Jobs {
         }
     }
 
-    /// A child of this process has ended. One that is not in the table was left to itself.
+    /// A child of this process has ended. One that is not in the table was left to itself, or has said
+    /// its last word before.
     pub fn on_exit(&mut self, pid: Pid, ended: Ended) {
-        let Some(job) = self.slots.iter_mut().flatten().find(|job| job.pid == pid) else {
-            return;
-        };
-        let why = job.life.why();
-        job.life = Life::Ended { ended, why };
-        match &mut job.work {
-            Work::Exec(exec) => exec.finish(),
-            Work::Ask(worker) => worker.sources.finish(),
-            Work::Outgoing(worker) => worker.finish(),
-            Work::Incoming(_) => {}
+        self.keepers.on_exit(pid);
+        let mut jobs = self.slots.iter_mut().flatten();
+        if let Some(job) = jobs.find(|job| job.pid == pid && !job.life.is_ended()) {
+            job.on_ended(ended);
         }
     }
 
@@ -273,6 +282,7 @@ impl Jobs {
     /// The agent is about to end. Commands are left to their keepers, but for those on a terminal: it
     /// may be one of them that has it end, to install another. All else ends.
     pub fn leave(&mut self) {
+        self.keepers.dismiss();
         for slot in &mut self.slots {
             // Its keeper sees that nobody is at the other end.
             slot.take_if(|job| matches!(job.work, Work::Exec(_)));
@@ -281,6 +291,7 @@ impl Jobs {
 
     /// The session is over: what is waited for ends, and is not answered.
     pub fn on_session_over(&mut self, now: Time) {
+        self.keepers.dismiss();
         for job in self.slots.iter_mut().flatten() {
             job.end(now, Why::SessionOver);
         }
@@ -291,11 +302,14 @@ impl Jobs {
         self.slots
             .iter()
             .flatten()
-            .fold(None, |at, job| earliest(at, job.poll_timeout()))
+            .fold(self.keepers.poll_timeout(), |at, job| {
+                earliest(at, job.poll_timeout())
+            })
     }
 
     /// Ends what has had its time, kills what did not end.
     pub fn on_timeout(&mut self, now: Time) {
+        self.keepers.on_timeout(now);
         for job in self.slots.iter_mut().flatten() {
             if job.poll_timeout().is_some_and(|at| at <= now) {
                 job.on_timeout(now);
@@ -311,7 +325,13 @@ impl Jobs {
             match job.turn(guest) {
                 Turn::Waits => {}
                 Turn::HasMore => more = true,
-                Turn::Done => *slot = None,
+                Turn::Done => {
+                    if let Some(Work::Exec(exec)) = slot.take().map(|job| job.work)
+                        && let Some(keeper) = exec.release()
+                    {
+                        self.keepers.put(keeper);
+                    }
+                }
             }
         }
         more
@@ -359,6 +379,10 @@ impl Life {
             Self::Ended { why, .. } => why,
         }
     }
+
+    const fn is_ended(self) -> bool {
+        matches!(self, Self::Ended { .. })
+    }
 }
 
 impl Job {
@@ -371,30 +395,43 @@ impl Job {
         }
     }
 
+    fn on_ended(&mut self, ended: Ended) {
+        let why = self.life.why();
+        self.life = Life::Ended { ended, why };
+        match &mut self.work {
+            Work::Exec(exec) => exec.finish(),
+            Work::Ask(worker) => worker.sources.finish(),
+            Work::Outgoing(worker) => worker.finish(),
+            Work::Incoming(_) => {}
+        }
+    }
+
     fn poll_timeout(&self) -> Option<Time> {
         match self.life {
+            Life::Running => self.overdue,
             Life::Ending { until, .. } | Life::Killed { until, .. } => Some(until),
-            Life::Running | Life::Ended { .. } => None,
+            Life::Ended { .. } => None,
         }
     }
 
     fn on_timeout(&mut self, now: Time) {
         match self.life {
-            Life::Ending { why, .. } => {
-                process::signal_group(self.pid, Signal::KILL);
-                self.life = Life::Killed {
-                    why,
-                    until: now + GRACE,
-                };
-            }
+            Life::Running => self.kill(now, Why::Overdue),
+            Life::Ending { why, .. } => self.kill(now, why),
             Life::Killed { why, .. } => {
                 self.life = Life::Ended {
                     ended: Ended::Signalled(9),
                     why: Some(why),
                 };
             }
-            Life::Running | Life::Ended { .. } => {}
+            Life::Ended { .. } => {}
         }
+    }
+
+    fn kill(&mut self, now: Time, why: Why) {
+        process::signal_group(self.pid, Signal::KILL);
+        let until = now + GRACE;
+        self.life = Life::Killed { why, until };
     }
 
     /// Asks the child to end.
@@ -444,6 +481,9 @@ impl Job {
                     self.answer(guest, Ok(Body::ExecuteResponse(started)));
                     return Turn::Done;
                 }
+                if exec.is_over() && !self.life.is_ended() {
+                    self.on_ended(Ended::Exited(0));
+                }
             }
             Work::Ask(worker) => worker.result.gather(),
             Work::Outgoing(worker) => worker.result.gather(),
@@ -492,6 +532,10 @@ impl Job {
                 Code::Invalid,
                 "a chunk was out of order, or larger than the credit",
             ),
+            Some(Why::Overdue) => Failure::new(
+                Code::TimedOut,
+                "its time was up, and it could not be ended: a file system may hang",
+            ),
             _ => Failure::new(Code::Cancelled, "cancelled"),
         };
         match &mut self.work {
@@ -519,67 +563,17 @@ impl Job {
     }
 }
 
+/// See [`Job::overdue`].
+fn overdue(now: Time, request: &Body) -> Option<Time> {
+    let Body::Execute(request) = request else {
+        return None;
+    };
+    let timeout = Duration::from_secs(request.timeout_seconds.into());
+    (!timeout.is_zero()).then(|| now + timeout + GRACE)
+}
+
 /// An answer waits in its job until the control lane has room for the largest.
 const ANSWER_ROOM: usize = quantix::limits::MAX_FRAME;
-
-/// What a child has to say at its end, through a pipe of its own.
-#[derive(Debug)]
-pub struct Answer {
-    inlet: Inlet,
-    bytes: Vec<u8>,
-}
-
-impl Answer {
-    const fn new(inlet: Inlet) -> Self {
-        Self {
-            inlet,
-            bytes: Vec::new(),
-        }
-    }
-
-    const fn on_ready(&mut self) {
-        self.inlet.on_ready();
-    }
-
-    fn gather(&mut self) {
-        if self.inlet.is_ready() {
-            self.inlet.read_into(&mut self.bytes, 16 * 1024);
-        }
-    }
-
-    /// The child has ended, and what it said is not a success.
-    fn is_failure(&mut self) -> bool {
-        self.on_ready();
-        self.gather();
-        !matches!(
-            AgentMessage::decode(&self.bytes[..]).map(|answer| answer.body),
-            Ok(Some(body)) if !matches!(body, Body::Error(_))
-        )
-    }
-
-    /// The child has ended: its answer, or why there is none.
-    fn take(&mut self, ended: Ended) -> Result<Body, Failure> {
-        self.inlet.on_ready();
-        self.gather();
-        match AgentMessage::decode(&self.bytes[..]).map(|answer| answer.body) {
-            Ok(Some(Body::Error(error))) => Err(Failure::from_wire(&error)),
-            Ok(Some(body)) => Ok(body),
-            _ => {
-                let why = match ended {
-                    Ended::Exited(status) => format!("the worker ended with status {status}"),
-                    Ended::Signalled(signal) => format!("the worker was ended by signal {signal}"),
-                };
-                Err(Failure::new(Code::Internal, why))
-            }
-        }
-    }
-}
-
-/// In a child: writes its answer and returns its exit status.
-fn report(mut pipe: &File, outcome: Result<AgentMessage, Failure>) -> i32 {
-    let answer = outcome.unwrap_or_else(|failure| message("", Body::Error(failure.to_wire())));
-    i32::from(pipe.write_all(&answer.encode_to_vec()).is_err())
-}
 
 /// Names are absolute: the agent's own directory means nothing to the host.
 fn absolute(path: &str) -> Result<(), Failure> {

@@ -7,7 +7,7 @@ use quantix::limits::CHUNK;
 use quantix::message::{Body, agent};
 
 use crate::util::agent::{Agent, Talk, read_file, write_file};
-use crate::util::{is_root, noise, until_so};
+use crate::util::{is_root, noise, until_so, workers};
 
 /// The number of bytes written, of a write that has succeeded.
 #[track_caller]
@@ -389,7 +389,9 @@ fn a_write_whose_session_ends_changes_nothing() {
     let before = agent.dir.list("").len();
     let path = half_a_write(&agent, &mut talk);
     talk.hang_up();
-    until_so("end of the worker", || children(agent.process.pid()) == 0);
+    until_so("end of the worker", || {
+        workers(agent.process.pid()).is_empty()
+    });
     assert_eq!(fs::read(&path).unwrap(), b"old");
     assert_eq!(agent.dir.list("").len(), before + 1);
 }
@@ -399,24 +401,12 @@ fn a_write_whose_agent_is_killed_changes_nothing() {
     let (mut agent, mut talk) = Agent::ready();
     let before = agent.dir.list("").len();
     let path = half_a_write(&agent, &mut talk);
-    let workers = workers_of(agent.process.pid());
-    assert_eq!(workers.len(), 1);
+    let found = workers(agent.process.pid());
+    assert_eq!(found.len(), 1);
     agent.process.kill();
-    until_so("end of the worker", || !crate::util::is_alive(workers[0]));
+    until_so("end of the worker", || !crate::util::is_alive(found[0]));
     assert_eq!(fs::read(&path).unwrap(), b"old");
     assert_eq!(agent.dir.list("").len(), before + 1);
-}
-
-fn workers_of(pid: u32) -> Vec<u32> {
-    let path = format!("/proc/{pid}/task/{pid}/children");
-    let text = fs::read_to_string(path).unwrap_or_default();
-    text.split_whitespace()
-        .map(|n| n.parse().unwrap())
-        .collect()
-}
-
-fn children(pid: u32) -> usize {
-    workers_of(pid).len()
 }
 
 #[test]
@@ -442,7 +432,7 @@ fn a_chunk_over_the_credit_is_refused_and_nothing_is_changed() {
     let allowed = talk.begin_write("w", write_file(&path));
     assert!(allowed <= MOST_AHEAD, "{allowed}");
     // The worker takes nothing, so that its pipe and then the window fill.
-    for worker in workers_of(agent.process.pid()) {
+    for worker in workers(agent.process.pid()) {
         crate::util::signal(worker, "STOP");
     }
     let mut frames = Vec::new();

@@ -9,7 +9,7 @@ use quantix::message::{Body, Stream, agent};
 use super::exec::argv;
 use crate::util::agent::{Agent, Talk, shell};
 use crate::util::{
-    Dir, Process, children, holders, is_alive, is_root, noise, pid_in, signal, until_so,
+    Dir, Process, holders, is_alive, is_root, noise, pid_in, signal, until_so, workers,
 };
 
 /// More than any test has to say.
@@ -221,7 +221,7 @@ fn tree(dir: &Dir) -> Vec<u32> {
 
 fn assert_nothing_left(agent: &Agent) {
     until_so("no child of the agent", || {
-        children(agent.process.pid()).is_empty()
+        workers(agent.process.pid()).is_empty()
     });
 }
 
@@ -779,7 +779,7 @@ fn so_many_commands_run_at_once_and_no_more() {
     }
     let (code, why) = talk.refused("one more", Body::Execute(output("true")));
     assert_eq!(code, "BUSY", "{why}");
-    assert_eq!(children(agent.process.pid()).len(), 32);
+    assert_eq!(workers(agent.process.pid()).len(), 32);
     for id in &ids {
         talk.send(id, Body::Cancel(agent::Cancel {}));
     }
@@ -800,7 +800,7 @@ fn a_keeper_that_was_killed_leaves_one_clear_answer() {
         let request = marked(&agent.dir, request);
         let mut live = Live::open(&mut talk, "1", request);
         live.until_out("ready");
-        let keepers = children(agent.process.pid());
+        let keepers = workers(agent.process.pid());
         assert_eq!(keepers.len(), 1);
         let name = fs::read_to_string(format!("/proc/{}/comm", keepers[0])).unwrap();
         assert_eq!(name, "quantix-keeper\n");
@@ -808,9 +808,6 @@ fn a_keeper_that_was_killed_leaves_one_clear_answer() {
         let (code, why) = live.refused();
         assert_eq!(code, "INTERNAL");
         assert!(why.contains("keeper"), "{why}");
-        for pid in tree(&agent.dir) {
-            signal(pid, "KILL");
-        }
         until_so("end of the command", || tree(&agent.dir).is_empty());
         assert_nothing_left(&agent);
         talk.assert_alive();

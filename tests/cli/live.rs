@@ -9,7 +9,7 @@ use quantix::message::{Body, agent};
 
 use crate::util::agent::shell;
 use crate::util::node::{Node, qx, serve};
-use crate::util::{Running, Said, children, holders, noise, signal, until, until_so};
+use crate::util::{Running, Said, holders, noise, signal, until, until_so, workers};
 
 /// A command line that runs, its streams in the test's hands.
 struct Live {
@@ -186,7 +186,7 @@ fn clients_that_take_nothing_and_leave_take_no_room_in_the_guest() {
         };
         client.send_agent(1, "vm", Body::Execute(command));
         until_so("its start", || started.exists());
-        until_so("its end", || children(vm.agent.pid()).is_empty());
+        until_so("its end", || workers(vm.agent.pid()).is_empty());
     }
     assert_eq!(node.exec("vm", "echo well").fine(), "well\n");
 }

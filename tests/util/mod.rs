@@ -184,6 +184,17 @@ pub fn children(parent: u32) -> Vec<u32> {
     processes().filter(is_child).collect()
 }
 
+/// The children of an agent that have something to do: all but the keeper that waits for a command.
+pub fn workers(agent: u32) -> Vec<u32> {
+    let is_keeper = |pid: &u32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name == "quantix-keeper\n" && is_alive(*pid)
+    };
+    let mut all = children(agent);
+    all.retain(|pid| !(is_keeper(pid) && children(*pid).is_empty()));
+    all
+}
+
 /// The processes with these words in their environment, as everything has it that a command started
 /// with them has started.
 pub fn holders(words: &str) -> Vec<u32> {

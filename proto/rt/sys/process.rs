@@ -11,6 +11,10 @@ use super::check;
 pub struct Pid(libc::pid_t);
 
 impl Pid {
+    pub(super) const fn of(pid: libc::pid_t) -> Self {
+        Self(pid)
+    }
+
     /// The number, as in /proc.
     pub const fn get(self) -> i32 {
         self.0
@@ -308,28 +312,15 @@ pub fn wait(pid: Pid) -> io::Result<Ended> {
     }
 }
 
-/// Makes `file` this process's descriptor 0, 1 or 2, open across exec.
-///
-/// # Errors
-/// As dup2(2).
-pub fn redirect(file: &File, to: RawFd) -> io::Result<()> {
-    // SAFETY: dup2 reads and writes no memory; 0, 1 and 2 are owned by no object of ours.
-    check(unsafe { libc::dup2(file.as_raw_fd(), to) })?;
-    Ok(())
-}
-
-/// Takes on a user for good: supplementary groups, then group, then user.
-///
-/// # Errors
-/// EPERM, EINVAL (setgroups(2), setgid(2), setuid(2)).
-pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
-    // SAFETY: `groups` is valid for its length for the length of the call.
-    check(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })?;
-    // SAFETY: reads and writes no memory.
-    check(unsafe { libc::setgid(gid) })?;
-    // SAFETY: as above.
-    check(unsafe { libc::setuid(uid) })?;
-    Ok(())
+/// This process has children: some that run, or some that wait to be reaped.
+pub fn has_children() -> bool {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: a siginfo_t is numbers and pointers, for all of which zero is a value; waitid fills one, which
+    // lives for the length of the call.
+    unsafe {
+        let mut found: libc::siginfo_t = std::mem::zeroed();
+        libc::waitid(libc::P_ALL, 0, &raw mut found, flags) == 0
+    }
 }
 
 /// The effective user of this process.
@@ -348,17 +339,18 @@ fn become_worker(keep: &[RawFd]) -> io::Result<()> {
     // SAFETY: setsid touches no memory. A freshly forked child leads no group, so it succeeds.
     check(unsafe { libc::setsid() })?;
     set_nice(0);
-    // SIGPIPE stays ignored: a worker whose reader is gone has something to clean up. What a worker
-    // turns into by exec gets the default from the standard library.
-    for signal in (1..=31).filter(|signal| *signal != libc::SIGPIPE) {
+    // SIGPIPE stays ignored: a worker whose reader is gone has something to clean up.
+    reset_signals((1..=31).filter(|signal| *signal != libc::SIGPIPE));
+    close_all_but(keep);
+    unblock_signals()
+}
+
+/// Gives these signals their default dispositions.
+pub(super) fn reset_signals(signals: impl Iterator<Item = libc::c_int>) {
+    for signal in signals {
         // SAFETY: SIG_DFL is a valid disposition; KILL and STOP answer EINVAL, which is ignored.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
-    close_all_but(keep);
-    let mut none = empty_set();
-    // SAFETY: `none` was initialised by sigemptyset.
-    unsafe { libc::sigemptyset(&raw mut none) };
-    restore_signals(&none)
 }
 
 /// Closes every descriptor above 2 that is not in `keep`.
@@ -402,7 +394,8 @@ fn empty_set() -> libc::sigset_t {
     unsafe { std::mem::zeroed() }
 }
 
-fn block_signals() -> io::Result<libc::sigset_t> {
+/// Blocks all signals; returns those that were blocked before.
+pub(super) fn block_signals() -> io::Result<libc::sigset_t> {
     let (mut all, mut before) = (empty_set(), empty_set());
     // SAFETY: both sets live for the length of the calls.
     unsafe {
@@ -416,10 +409,19 @@ fn block_signals() -> io::Result<libc::sigset_t> {
     Ok(before)
 }
 
-fn restore_signals(mask: &libc::sigset_t) -> io::Result<()> {
+/// Blocks these signals and no others.
+pub(super) fn restore_signals(mask: &libc::sigset_t) -> io::Result<()> {
     // SAFETY: `mask` lives for the length of the call; the old mask is not asked for.
     check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) })?;
     Ok(())
+}
+
+/// Blocks no signal.
+pub(super) fn unblock_signals() -> io::Result<()> {
+    let mut none = empty_set();
+    // SAFETY: `none` is a valid signal set and lives for the length of the call.
+    unsafe { libc::sigemptyset(&raw mut none) };
+    restore_signals(&none)
 }
 
 fn is_single_threaded() -> bool {

@@ -47,6 +47,11 @@ impl Shared {
         }
     }
 
+    /// Makes all of them 0 again.
+    pub fn reset(&self) {
+        (0..COUNT).for_each(|at| self.set(at, 0));
+    }
+
     /// A counter; 0 for one that does not exist.
     pub fn get(&self, at: usize) -> u64 {
         let counter = self.counters().get(at);

@@ -152,6 +152,15 @@ impl Drop for Memory {
 }
 
 impl End {
+    /// See [`Producer::hide`].
+    fn hide(&self) {
+        let memory = &self.memory;
+        let size = PAGE + memory.slots * MAX_WRITE;
+        // SAFETY: the mapping was made with this size and lives as long as `memory`; what is changed is
+        // what fork(2) does with it.
+        unsafe { libc::madvise(memory.at.as_ptr().cast(), size, libc::MADV_DONTFORK) };
+    }
+
     /// Wakes the other side if it has said that it waits.
     fn ring_for(&self, waits: &AtomicU32) {
         fence(Ordering::SeqCst);
@@ -186,6 +195,12 @@ impl End {
 }
 
 impl Producer {
+    /// Children that this process forks from now on do not get the memory: with them it would outlive its
+    /// use here.
+    pub fn hide(&self) {
+        self.0.hide();
+    }
+
     /// The next slot, to be filled from its begin: [`CHUNK`] bytes. `None`: all are full.
     pub fn space(&mut self) -> Option<&mut [u8]> {
         let memory = &self.0.memory;
@@ -281,6 +296,11 @@ impl Producer {
 }
 
 impl Consumer {
+    /// As [`Producer::hide`].
+    pub fn hide(&self) {
+        self.end.hide();
+    }
+
     /// The next full slot. `None`: there is none now.
     pub fn take(&mut self) -> Option<Taken> {
         let memory = &self.end.memory;

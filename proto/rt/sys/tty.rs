@@ -44,16 +44,6 @@ pub fn open_pair() -> io::Result<(File, File)> {
     Ok((master, slave))
 }
 
-/// Makes a terminal the controlling one of this process, which leads a session that has none.
-///
-/// # Errors
-/// EPERM (ioctl_tty(2)).
-pub fn take_control(slave: &File) -> io::Result<()> {
-    // SAFETY: TIOCSCTTY takes its argument by value and touches no memory of ours.
-    check(unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY, 0) })?;
-    Ok(())
-}
-
 /// The process group in the foreground of the terminal whose other end this is.
 pub fn foreground(master: &File) -> Option<i32> {
     let mut group: libc::pid_t = 0;
