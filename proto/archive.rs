@@ -99,6 +99,15 @@ pub fn root_name(source: &[u8]) -> &[u8] {
     name.filter(|name| is_name(name)).unwrap_or_default()
 }
 
+/// The record in front of all others, where it was asked for: so many bytes are to come.
+pub fn total(size: u64) -> TreeRecord {
+    TreeRecord {
+        kind: TreeKind::Total.into(),
+        size,
+        ..Default::default()
+    }
+}
+
 /// The record behind all others.
 pub fn end() -> TreeRecord {
     TreeRecord {

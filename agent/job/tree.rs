@@ -13,7 +13,7 @@ use quantix::message::agent::TreeKind;
 use quantix::message::{AgentMessage, Body, agent, message};
 use quantix::rt::sys::process::{self, Pid};
 use quantix::rt::sys::slots::{Consumer, Taken};
-use quantix::rt::tree::pack::pack;
+use quantix::rt::tree::pack::{pack, size_of};
 use quantix::rt::tree::unpack::{Order, Unpack};
 
 use super::bulk::{Filler, Incoming, Outgoing};
@@ -54,7 +54,7 @@ fn read_tree(request: &agent::Tree, mut out: Filler) -> io::Result<AgentMessage>
     let mut emit = |record: agent::TreeRecord| {
         match record.kind() {
             TreeKind::Problem => answer.problems += 1,
-            TreeKind::Data => {}
+            TreeKind::Data | TreeKind::Total | TreeKind::End => {}
             _ => answer.entries += 1,
         }
         if record.kind() != TreeKind::Symlink {
@@ -67,9 +67,11 @@ fn read_tree(request: &agent::Tree, mut out: Filler) -> io::Result<AgentMessage>
         }
     };
     let path = Path::new(OsStr::from_bytes(&request.path));
+    if request.measure {
+        emit(archive::total(size_of(path)))?;
+    }
     pack(path, request.recursive, &mut emit)?;
     emit(archive::end())?;
-    answer.entries -= 1;
     out.flush()?;
     Ok(message("", Body::ReadTreeResponse(answer)))
 }

@@ -11,9 +11,11 @@ use quantix::error::{Code, Failure, system_text};
 use quantix::message::node::{NodeMessage, node_message};
 use quantix::message::{Body, message};
 use quantix::rt::log::{Level, Log, Target};
+use quantix::rt::sys::fd::{Wait, wait};
 use quantix::rt::sys::process::{self, Pid};
 
 use super::Trouble;
+use super::signals::Stop;
 use crate::daemon::{Daemon, Source};
 use crate::stream::{Inbox, encode};
 
@@ -22,6 +24,8 @@ pub struct Client {
     stream: UnixStream,
     inbox: Inbox,
     last_id: u64,
+    /// Where a wait is ended by a signal.
+    stop: Option<Stop>,
     /// Our own daemon, which ends with this connection.
     child: Option<Pid>,
 }
@@ -85,8 +89,15 @@ impl Client {
             stream,
             inbox: Inbox::default(),
             last_id: 0,
+            stop: None,
             child,
         }
+    }
+
+    /// From now on signals end waits here, not this program, so that what has begun can be removed.
+    pub fn stop_on_signals(&mut self) -> Result<(), Trouble> {
+        self.stop = Some(Stop::catch()?);
+        Ok(())
     }
 
     /// Sends a request; returns its number.
@@ -145,6 +156,12 @@ impl Client {
 
     /// Reads once, and waits if nothing is there.
     pub fn fill(&mut self) -> Result<(), Trouble> {
+        if let Some(stop) = &self.stop {
+            wait(&mut [Wait::read(&self.stream), Wait::read(stop)], None)?;
+            if let Some(signal) = stop.came() {
+                return Err(Trouble::Interrupted(signal));
+            }
+        }
         let mut buffer = [0; 64 * 1024];
         match self.stream.read(&mut buffer) {
             Ok(0) => Err(gone("it closed the connection")),

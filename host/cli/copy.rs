@@ -128,13 +128,16 @@ fn fetch(typed: &Typed, how: &How, sources: &[End], target: file::End) -> Result
             }
         }
     }
+    let mut client = client(typed)?;
+    if let file::End::File(_) = target {
+        client.stop_on_signals()?;
+    }
     if let ([(vm, path)], false) = (&from[..], how.recursive || how.preserve) {
-        return file::fetch(&mut client(typed)?, how, vm, path, target);
+        return file::fetch(&mut client, how, vm, path, target);
     }
     let file::End::File(target) = target else {
         return Err(standard());
     };
-    let mut client = client(typed)?;
     let mut missing = 0;
     for source in &from {
         missing += tree::fetch(&mut client, how, *source, &target, from.len() > 1)?;

@@ -40,6 +40,8 @@ pub enum Trouble {
     Failed(Failure),
     /// Something on this side: a local file, stdout.
     Local(String),
+    /// This signal ended it.
+    Interrupted(u8),
     /// Whoever read our output wants no more of it: no fault.
     OutputClosed,
 }
@@ -57,6 +59,7 @@ impl Trouble {
                 _ => 1,
             },
             Self::Local(_) => 1,
+            Self::Interrupted(signal) => 128 + *signal,
         }
     }
 }
@@ -66,6 +69,7 @@ impl std::fmt::Display for Trouble {
         match self {
             Self::Usage(why) | Self::NoDaemon(why) | Self::Local(why) => f.write_str(why),
             Self::Failed(failure) => f.write_str(&render::plain(&failure.message)),
+            Self::Interrupted(_) => f.write_str("interrupted"),
             Self::OutputClosed => Ok(()),
         }
     }

@@ -1,6 +1,7 @@
 //! Signals to a command line that waits for a command: they are the command's.
 
 use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,43 @@ pub struct Signals {
     /// Readable when one has come.
     pub stream: UnixStream,
     flags: Vec<(i32, Arc<AtomicBool>)>,
+}
+
+/// Those that end a program, caught once: the next one ends it there and then.
+pub struct Stop(Signals);
+
+impl Stop {
+    /// Catches them from now on.
+    pub fn catch() -> io::Result<Self> {
+        let (stream, writer) = UnixStream::pair()?;
+        stream.set_nonblocking(true)?;
+        let flags = [SIGHUP, SIGINT, SIGTERM]
+            .into_iter()
+            .filter(|number| !process::is_ignored(*number))
+            .map(|number| {
+                let flag = Arc::new(AtomicBool::new(false));
+                signal_hook::flag::register_conditional_default(number, flag.clone())?;
+                signal_hook::flag::register(number, flag.clone())?;
+                signal_hook::low_level::pipe::register(number, writer.try_clone()?)?;
+                Ok((number, flag))
+            });
+        let flags = flags.collect::<io::Result<_>>()?;
+        Ok(Self(Signals { stream, flags }))
+    }
+
+    /// The one that has come.
+    pub fn came(&self) -> Option<u8> {
+        let mut flags = self.0.flags.iter();
+        let (number, _) = flags.find(|(_, flag)| flag.load(Ordering::SeqCst))?;
+        u8::try_from(*number).ok()
+    }
+}
+
+impl AsFd for Stop {
+    /// Readable when one has come.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.stream.as_fd()
+    }
 }
 
 impl Signals {

@@ -219,3 +219,27 @@ fn a_command_on_a_file_system_that_hangs_is_answered() {
     let _ = Command::new("umount").args(["-l", &dead]).status();
     talk.assert_alive();
 }
+
+/// The nice value of a process (field 19 of proc_pid_stat(5)).
+fn nice(pid: u32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    rest.split(' ').nth(16).unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_loop_goes_first_and_nothing_that_it_starts_does() {
+    if !is_root() {
+        return;
+    }
+    let (agent, mut talk) = Agent::ready();
+    talk.begin_write("w", write_file(&agent.dir.file("file", "old")));
+    talk.send("1", Body::Execute(shell("exec sleep 1000")));
+    let pid = agent.process.pid();
+    until_so("a worker and a keeper", || children(pid).len() == 2);
+    assert_eq!(nice(pid), -3);
+    for child in children(pid) {
+        until_so("it to step back", || nice(child) == 0);
+    }
+    assert_eq!(talk.exec("2", shell("nice")).stdout, b"0\n");
+}

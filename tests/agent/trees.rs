@@ -78,6 +78,31 @@ fn pack(talk: &mut Talk, request: Tree) -> (Vec<TreeRecord>, TreeResponse) {
 }
 
 #[test]
+fn who_watches_is_told_how_much_is_to_come() {
+    let (agent, mut talk) = Agent::ready();
+    fs::create_dir_all(agent.dir.join("from/deep")).unwrap();
+    agent.dir.file("from/one", noise(100_000));
+    agent.dir.file("from/deep/two", noise(23_456));
+    // A hole is not sent.
+    let sparse = fs::File::create(agent.dir.join("from/sparse")).unwrap();
+    sparse.set_len(1 << 30).unwrap();
+    symlink("one", agent.dir.join("from/link")).unwrap();
+    let watched = Tree {
+        measure: true,
+        ..tree(&agent.dir.text("from"))
+    };
+    let (records, answer) = pack(&mut talk, watched);
+    assert_eq!(
+        (records[0].kind(), records[0].size),
+        (TreeKind::Total, 123_456)
+    );
+    assert_eq!((answer.entries, answer.bytes), (6, 123_456));
+    let (records, answer) = pack(&mut talk, tree(&agent.dir.text("from")));
+    assert_eq!(records[0].kind(), TreeKind::Directory);
+    assert_eq!(answer.entries, 6);
+}
+
+#[test]
 fn a_tree_goes_out_and_comes_back() {
     let (agent, mut talk) = Agent::ready();
     let bytes = noise(1_000_000);

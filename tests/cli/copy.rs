@@ -2,9 +2,10 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::process::Command;
 
 use crate::util::node::{Node, direct, run};
-use crate::util::{Running, noise};
+use crate::util::{Running, is_root, noise, signal, until_so};
 
 #[test]
 fn files_come_and_go_whole_and_with_their_mode() {
@@ -170,4 +171,36 @@ fn copies_work_without_a_daemon() {
     run(&["cp", &socket, &source, &format!("vm:{inside}")]).fine();
     assert!(fs::read(&inside).unwrap() == bytes);
     assert!(run(&["cat", &socket, &inside]).stdout == bytes);
+}
+
+#[test]
+fn an_interrupted_download_leaves_no_file_where_it_needs_a_name() {
+    if !is_root() {
+        return;
+    }
+    let (node, _vm) = Node::with_vm("vm");
+    fs::create_dir(node.dir.join("to")).unwrap();
+    let target = node.dir.file("to/target", "old");
+    let own = node.command(&["cp", "--device", "vm:/dev/zero", &target]);
+    // Without /proc a file without a name could not be given one.
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", "umount -l /proc; exec \"$@\"", "sh"]);
+    command.arg(own.get_program()).args(own.get_args());
+    for (key, value) in own.get_envs() {
+        command.env(key, value.unwrap_or_default());
+    }
+    for number in ["INT", "TERM", "HUP"] {
+        let running = Running::start(&mut command, b"");
+        until_so("its file", || node.dir.list("to").len() == 2);
+        signal(running.pid(), number);
+        let said = running.end();
+        let status = match number {
+            "INT" => 130,
+            "TERM" => 143,
+            _ => 129,
+        };
+        assert_eq!(said.trouble(status), "qx-node: interrupted");
+        assert_eq!(node.dir.list("to").len(), 1);
+        assert_eq!(fs::read(&target).unwrap(), b"old");
+    }
 }

@@ -294,6 +294,10 @@ impl Running {
         until_so("output", || self.written.load(Ordering::SeqCst) >= bytes);
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }

@@ -258,7 +258,7 @@ fn an_upload_that_is_broken_off_leaves_nothing() {
     });
     wait_until("the writers to be gone", 20, || {
         // The keeper of this very command has the agent's name for pidof.
-        let line = "grep -l ^quantix-kvm-age /proc/[0-9]*/comm | wc -l";
+        let line = "grep -ls ^quantix-kvm-age /proc/[0-9]*/comm | wc -l";
         host.node.sh("web1", line) == "1"
     });
 }

@@ -52,7 +52,7 @@ fn a_full_disk_and_a_killed_client_leave_no_part_of_a_file() {
     assert_eq!(sh("ls -A /mnt/tree/t; umount /mnt/tree"), "");
     drop(host.node.begin(&["cp", "-r", from, "web1:/tmp/killed"]));
     wait_until("the writer to be gone", 20, || {
-        sh("grep -l ^quantix-kvm-age /proc/[0-9]*/comm | wc -l") == "1"
+        sh("grep -ls ^quantix-kvm-age /proc/[0-9]*/comm | wc -l") == "1"
     });
     let left = sh("ls -A /tmp/killed 2>/dev/null | grep -v '^large$'; rm -rf /tmp/killed");
     assert_eq!(left, "");

@@ -15,16 +15,30 @@ impl Progress {
         if !io::stderr().is_terminal() {
             return Self(None);
         }
-        let total = total().filter(|total| *total > 0);
-        let template = match total {
-            Some(_) => "{msg:30!} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}",
-            None => "{msg:30!} {spinner} {bytes} {binary_bytes_per_sec} {elapsed}",
-        };
-        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        draw(
+            &bar,
+            "{msg:30!} {spinner} {bytes} {binary_bytes_per_sec} {elapsed}",
+        );
+        let progress = Self(Some(bar));
+        progress.set_total(total().unwrap_or(0));
+        progress
+    }
+
+    /// It is of so many bytes; 0 is not known.
+    pub fn set_total(&self, total: u64) {
+        if let Some(bar) = self.0.as_ref().filter(|_| total > 0) {
+            bar.set_length(total);
+            draw(
+                bar,
+                "{msg:30!} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}",
+            );
         }
-        Self(Some(bar))
+    }
+
+    /// Somebody sees it.
+    pub const fn is_watched(&self) -> bool {
+        self.0.is_some()
     }
 
     /// It is this file's turn. Its name is shown as a name: it may hold anything.
@@ -59,6 +73,12 @@ impl Progress {
             Some(bar) => bar.suspend(say),
             None => say(),
         }
+    }
+}
+
+fn draw(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
     }
 }
 

@@ -1,7 +1,6 @@
 //! Trees, and several sources, between this host and a guest: archives that are packed on one side
 //! and unpacked on the other, one request for all of them.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -9,7 +8,7 @@ use quantix::archive::{self, Decoder, root_name};
 use quantix::error::Failure;
 use quantix::message::agent::TreeKind;
 use quantix::message::{Body, agent};
-use quantix::rt::tree::pack::pack;
+use quantix::rt::tree::pack::{pack, size_of};
 use quantix::rt::tree::unpack::{Order, Unpack};
 
 use super::super::client::{Client, unexpected};
@@ -101,6 +100,7 @@ pub fn fetch(
     let request = agent::Tree {
         path: path.into(),
         recursive: how.recursive,
+        measure: progress.is_watched(),
         ..Default::default()
     };
     let mut sink = |bytes: &[u8]| {
@@ -112,6 +112,7 @@ pub fn fetch(
                     progress.say(&hinted(&record.message));
                 }
                 TreeKind::File => progress.name(&record.path),
+                TreeKind::Total => progress.set_total(record.size),
                 _ => {}
             }
             progress.add(record.data.len());
@@ -131,21 +132,4 @@ pub fn fetch(
 /// A failure of this side, in words that may be a guest's.
 fn here(failure: Failure) -> Trouble {
     Trouble::Local(render::plain(&failure.message))
-}
-
-/// Bytes in the files of a tree, as far as they can be seen.
-fn size_of(source: &Path) -> u64 {
-    let mut bytes = 0;
-    let mut waiting = vec![source.to_owned()];
-    while let Some(path) = waiting.pop() {
-        match fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_dir() => {
-                let entries = fs::read_dir(&path).into_iter().flatten().flatten();
-                waiting.extend(entries.map(|entry| entry.path()));
-            }
-            Ok(meta) if meta.is_file() => bytes += meta.len(),
-            _ => {}
-        }
-    }
-    bytes
 }

@@ -1,6 +1,6 @@
 //! From a tree to an archive. What cannot be read becomes a PROBLEM record, and the walk goes on.
 
-use std::fs::{File, FileType, Metadata, OpenOptions};
+use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -29,6 +29,25 @@ pub fn pack(source: &Path, recursive: bool, emit: &mut Emit) -> io::Result<()> {
         emit,
     }
     .run(recursive)
+}
+
+/// Bytes in the files of a source, without holes, as far as they can be seen: what [`pack`] is about to
+/// read.
+pub fn size_of(source: &Path) -> u64 {
+    let of = |meta: &Metadata| meta.len().min(meta.blocks().saturating_mul(512));
+    let mut bytes = 0;
+    let mut waiting = vec![source.to_owned()];
+    while let Some(path) = waiting.pop() {
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_dir() => {
+                let entries = fs::read_dir(&path).into_iter().flatten().flatten();
+                waiting.extend(entries.map(|entry| entry.path()));
+            }
+            Ok(meta) if meta.is_file() => bytes += of(&meta),
+            _ => {}
+        }
+    }
+    bytes
 }
 
 /// A file's kind, for messages.

@@ -145,6 +145,7 @@ impl<'a> Unpack<'a> {
                 }
             }
             TreeKind::Directory | TreeKind::File | TreeKind::Symlink => self.entry(record),
+            TreeKind::Total => Ok(()),
             TreeKind::Unspecified => Err(malformed()),
         }
     }
