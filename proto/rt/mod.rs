@@ -1,6 +1,7 @@
 //! The only room that knows the operating system: what both programs need of mio, libc and syslog.
 //! `unsafe` lives in [`sys`] alone.
 
+pub mod check;
 pub mod log;
 pub mod random;
 pub mod replace;
