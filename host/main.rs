@@ -4,6 +4,7 @@
 
 mod cli;
 mod daemon;
+mod owners;
 mod serve;
 mod stream;
 

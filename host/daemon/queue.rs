@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -17,12 +17,13 @@ use prost::Message;
 use quantix::message::node::Behind;
 use quantix::rt::sys::fd;
 use quantix::rt::sys::process::{self, Pid, Signal};
-use quantix::rt::sys::sock_diag::{self, Named};
+use quantix::rt::sys::sock_diag::{self, Socket};
 use quantix::time::Time;
 
 use super::broker::VmKey;
 use super::deadlines::Deadlines;
 use super::state::Line;
+use crate::owners::Owners;
 
 /// How long a child may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -317,7 +318,7 @@ fn look(asks: &[(VmKey, Ask)], mut pipe: &File) -> io::Result<()> {
         .filter_map(|(_, a)| a.path.file_name())
         .collect();
     let mut sockets = Vec::new();
-    sock_diag::named(|socket| {
+    sock_diag::all(|socket| {
         if file_name(&socket).is_some_and(|name| names.contains(name)) {
             sockets.push(socket);
         }
@@ -327,9 +328,9 @@ fn look(asks: &[(VmKey, Ask)], mut pipe: &File) -> io::Result<()> {
         .filter_map(|(key, ask)| Some((*key, place(ask, &sockets)?)))
         .collect();
     let wanted = places.iter().filter_map(|(_, place)| place.holder);
-    let holders = Holders::find(wanted.filter(|inode| *inode != 0).collect());
+    let owners = Owners::find(wanted.filter(|inode| *inode != 0).collect());
     for (key, place) in places {
-        let (verdict, behind) = holders.name(&place);
+        let (verdict, behind) = name(&owners, &place);
         let answer = Answer {
             vm: key.0,
             verdict: verdict.into(),
@@ -350,13 +351,13 @@ struct Place {
 }
 
 /// `None`: there is no such listener here.
-fn place(ask: &Ask, sockets: &[Named]) -> Option<Place> {
+fn place(ask: &Ask, sockets: &[Socket]) -> Option<Place> {
     let file = sock_diag::low(ask.file);
-    let is_file = |s: &&Named| s.file == Some(file) && file_name(s) == ask.path.file_name();
+    let is_file = |s: &&Socket| s.file == Some(file) && file_name(s) == ask.path.file_name();
     // Its file, whatever it is called in the daemon's or in QEMU's view; on a file system that shows
     // other numbers, its path.
-    let is_path = |s: &&Named| s.path == ask.path.as_os_str().as_bytes();
-    let mut ours: Vec<&Named> = sockets.iter().filter(is_file).collect();
+    let is_path = |s: &&Socket| s.path == ask.path.as_os_str().as_bytes();
+    let mut ours: Vec<&Socket> = sockets.iter().filter(is_file).collect();
     if ours.is_empty() {
         ours = sockets.iter().filter(is_path).collect();
     }
@@ -383,87 +384,37 @@ fn place(ask: &Ask, sockets: &[Named]) -> Option<Place> {
     })
 }
 
-fn file_name(socket: &Named) -> Option<&OsStr> {
+fn file_name(socket: &Socket) -> Option<&OsStr> {
     Path::new(OsStr::from_bytes(&socket.path)).file_name()
 }
 
-/// The processes that have the sockets.
-#[derive(Debug, Default)]
-struct Holders {
-    found: BTreeMap<u32, (u32, String)>,
-    denied: bool,
-}
-
-impl Holders {
-    /// Walks through /proc until all are found.
-    fn find(mut wanted: BTreeSet<u32>) -> Self {
-        let mut holders = Self::default();
-        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        for process in processes {
-            if wanted.is_empty() {
-                break;
-            }
-            let Some(pid) = process.file_name().to_str().and_then(|n| n.parse().ok()) else {
-                continue;
-            };
-            let descriptors = match fs::read_dir(process.path().join("fd")) {
-                Ok(descriptors) => descriptors,
-                Err(e) => {
-                    holders.denied |= e.kind() == ErrorKind::PermissionDenied;
-                    continue;
-                }
-            };
-            for descriptor in descriptors.flatten() {
-                let target = fs::read_link(descriptor.path()).unwrap_or_default();
-                if let Some(inode) = socket_of(&target.to_string_lossy())
-                    && wanted.remove(&inode)
-                {
-                    let command = fs::read(process.path().join("comm")).unwrap_or_default();
-                    holders.found.insert(inode, (pid, command_of(&command)));
-                }
-            }
+/// Who is ahead, and why it has no name where it has none.
+fn name(owners: &Owners, place: &Place) -> (Verdict, Option<Behind>) {
+    let Some(holder) = place.holder else {
+        return (Verdict::Nobody, None);
+    };
+    let mut behind = Behind {
+        position: place.position,
+        of: place.of,
+        ..Behind::default()
+    };
+    let verdict = match owners.found.get(&holder) {
+        Some(owner) => {
+            behind.pid = owner.pid;
+            behind.command.clone_from(&owner.command);
+            Verdict::Named
         }
-        holders
-    }
-
-    fn name(&self, place: &Place) -> (Verdict, Option<Behind>) {
-        let Some(holder) = place.holder else {
-            return (Verdict::Nobody, None);
-        };
-        let mut behind = Behind {
-            position: place.position,
-            of: place.of,
-            ..Behind::default()
-        };
-        let verdict = match self.found.get(&holder) {
-            Some((pid, command)) => {
-                behind.pid = *pid;
-                behind.command.clone_from(command);
-                Verdict::Named
-            }
-            None if holder == 0 => Verdict::Left,
-            None if self.denied => Verdict::Denied,
-            None => Verdict::Hidden,
-        };
-        (verdict, Some(behind))
-    }
-}
-
-/// `socket:[1234]`
-fn socket_of(target: &str) -> Option<u32> {
-    let number = target.strip_prefix("socket:[")?.strip_suffix(']')?;
-    number.parse().ok()
-}
-
-/// A process chooses its name itself, of up to 15 bytes.
-fn command_of(comm: &[u8]) -> String {
-    let comm = comm.strip_suffix(b"\n").unwrap_or(comm);
-    String::from_utf8_lossy(comm).chars().take(16).collect()
+        None if holder == 0 => Verdict::Left,
+        None if owners.denied => Verdict::Denied,
+        None => Verdict::Hidden,
+    };
+    (verdict, Some(behind))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::owners::Owner;
 
     const FILE: u64 = 77 << 32 | 5;
 
@@ -475,14 +426,15 @@ mod tests {
         }
     }
 
-    fn socket(listens: bool, file: u32, peer: u32, waiting: &[u32]) -> Named {
-        Named {
+    fn socket(listens: bool, file: u32, peer: u32, waiting: &[u32]) -> Socket {
+        Socket {
             inode: 1,
             listens,
             path: b"/run/x/vm.agent.sock".to_vec(),
             file: Some(file),
             peer,
             waiting: waiting.to_vec(),
+            unread: 0,
         }
     }
 
@@ -511,24 +463,29 @@ mod tests {
 
     #[test]
     fn a_holder_without_a_name_has_a_reason() {
-        let mut holders = Holders::default();
-        holders.found.insert(9, (1234, "socat".to_owned()));
+        let mut owners = Owners::default();
+        let owner = Owner {
+            pid: 1234,
+            command: "socat".to_owned(),
+            fd: 3,
+        };
+        owners.found.insert(9, owner);
         let mut place = Place {
             holder: Some(9),
             position: 1,
             of: 1,
         };
-        let (verdict, behind) = holders.name(&place);
+        let (verdict, behind) = name(&owners, &place);
         assert_eq!(verdict, Verdict::Named);
         assert_eq!(behind.unwrap().command, "socat");
         place.holder = Some(0);
-        assert_eq!(holders.name(&place).0, Verdict::Left);
+        assert_eq!(name(&owners, &place).0, Verdict::Left);
         place.holder = Some(8);
-        assert_eq!(holders.name(&place).0, Verdict::Hidden);
-        holders.denied = true;
-        assert_eq!(holders.name(&place).0, Verdict::Denied);
+        assert_eq!(name(&owners, &place).0, Verdict::Hidden);
+        owners.denied = true;
+        assert_eq!(name(&owners, &place).0, Verdict::Denied);
         place.holder = None;
-        assert_eq!(holders.name(&place), (Verdict::Nobody, None));
+        assert_eq!(name(&owners, &place), (Verdict::Nobody, None));
     }
 
     #[test]
@@ -543,14 +500,5 @@ mod tests {
         bytes.extend([200, 1, 2]);
         assert_eq!(decode(&bytes).len(), 1);
         assert!(decode(&[0xFF; 20]).is_empty());
-    }
-
-    #[test]
-    fn names_are_bounded() {
-        assert_eq!(command_of(b"socat\n"), "socat");
-        assert_eq!(command_of(&[b'x'; 400]).len(), 16);
-        assert_eq!(socket_of("socket:[12]"), Some(12));
-        assert_eq!(socket_of("pipe:[12]"), None);
-        assert_eq!(socket_of("socket:[x]"), None);
     }
 }

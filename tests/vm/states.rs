@@ -95,7 +95,7 @@ impl Socat {
             let sockets = sockets();
             let mut found = false;
             let is_its = |inode: &u32| sockets.contains(&format!("socket:[{inode}]"));
-            sock_diag::named(|named| {
+            sock_diag::all(|named| {
                 found |= is_its(&named.peer) || named.waiting.iter().any(is_its);
             })
             .unwrap();

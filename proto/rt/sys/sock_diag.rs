@@ -8,15 +8,16 @@ use std::os::unix::fs::MetadataExt;
 
 use super::check;
 
-/// A stream socket with a name: one that listens, or one that was accepted.
+/// A socket that listens or is connected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Named {
+pub struct Socket {
     /// As in `/proc/PID/fd`: `socket:[INODE]`.
     pub inode: u32,
     /// It listens; otherwise it is connected.
     pub listens: bool,
     /// The path as its owner bound it, at most 108 bytes; not always the path by which others find
-    /// it. An abstract name begins with a NUL.
+    /// it. One that was accepted has that of the one that listened. An abstract name begins with a NUL.
+    /// Empty: it has no name.
     pub path: Vec<u8>,
     /// The inode of its file, its lower 32 bits. `None` for an abstract name.
     pub file: Option<u32>,
@@ -25,6 +26,8 @@ pub struct Named {
     /// Of one that listens: the sockets that have connected and were not yet accepted, in their
     /// order; 0 for one that was closed meanwhile.
     pub waiting: Vec<u32>,
+    /// Bytes that have come and were not read; of one that listens: how many wait.
+    pub unread: u32,
 }
 
 /// The other end's inode, or `None` while the connection only waits in the listener's queue:
@@ -51,23 +54,24 @@ pub fn inode(socket: &impl AsFd) -> io::Result<u32> {
     Ok(low(fs::metadata(path)?.ino()))
 }
 
-/// The part of a file's inode number that [`Named::file`] has.
+/// The part of a file's inode number that [`Socket::file`] has.
 pub fn low(inode: u64) -> u32 {
     u32::try_from(inode & u64::from(u32::MAX)).unwrap_or(0)
 }
 
-/// Shows every named socket of this network namespace that listens or is connected. On a host with
-/// very many sockets this takes a while.
+/// Shows every socket of this network namespace that listens or is connected. On a host with very many
+/// sockets this takes a while.
 ///
 /// # Errors
 /// The kernel does not answer, or not what it should.
-pub fn named(mut each: impl FnMut(Named)) -> io::Result<()> {
+pub fn all(mut each: impl FnMut(Socket)) -> io::Result<()> {
     const NAME: u32 = 1;
     const VFS: u32 = 2;
     const ICONS: u32 = 8;
+    const QUEUES: u32 = 16;
     let states = 1 << ESTABLISHED | 1 << LISTEN;
     let mut netlink = open()?;
-    let show = NAME | VFS | SHOW_PEER | ICONS;
+    let show = NAME | VFS | SHOW_PEER | ICONS | QUEUES;
     netlink.write_all(&request(REQUEST | DUMP, states, 0, show))?;
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -80,12 +84,7 @@ pub fn named(mut each: impl FnMut(Named)) -> io::Result<()> {
             let found = message(rest)?;
             match found.kind {
                 DONE => return Ok(()),
-                BY_FAMILY => {
-                    let socket = parse(found.body)?;
-                    if !socket.path.is_empty() {
-                        each(socket);
-                    }
-                }
+                BY_FAMILY => each(parse(found.body)?),
                 _ => return Err(odd()),
             }
             rest = found.rest;
@@ -154,12 +153,12 @@ fn message(bytes: &[u8]) -> io::Result<Message<'_>> {
 }
 
 /// A unix_diag_msg and its attributes. One of NLMSG_ERROR is too short for it.
-fn parse(body: &[u8]) -> io::Result<Named> {
+fn parse(body: &[u8]) -> io::Result<Socket> {
     let state = *body.get(2).ok_or_else(odd)?;
-    let mut found = Named {
+    let mut found = Socket {
         inode: word(body, 4)?,
         listens: state == LISTEN,
-        ..Named::default()
+        ..Socket::default()
     };
     let mut at = MESSAGE;
     if body.len() < at {
@@ -169,7 +168,7 @@ fn parse(body: &[u8]) -> io::Result<Named> {
         // An attribute without a length would never end.
         let length = usize::from(half(body, at)?).max(4);
         let value = body.get(at + 4..at + length).ok_or_else(odd)?;
-        // UNIX_DIAG_NAME, _VFS, _PEER, _ICONS.
+        // UNIX_DIAG_NAME, _VFS, _PEER, _ICONS, _RQLEN.
         match half(body, at + 2)? {
             0 => {
                 let end = value.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
@@ -178,6 +177,7 @@ fn parse(body: &[u8]) -> io::Result<Named> {
             1 => found.file = Some(word(value, 0)?),
             2 => found.peer = word(value, 0)?,
             3 => found.waiting = value.chunks_exact(4).flat_map(|b| word(b, 0)).collect(),
+            4 => found.unread = word(value, 0)?,
             _ => {}
         }
         at += length.next_multiple_of(4);
@@ -219,13 +219,14 @@ mod tests {
             Ok(peer) => assert_eq!(peer, None),
         }
         let (server, _) = listener.accept().unwrap();
+        (&client).write_all(b"unread").unwrap();
         let second = UnixStream::connect(&path).unwrap();
         assert_eq!(peer_inode(&client).unwrap(), Some(inode(&server).unwrap()));
         assert!(peer_inode(&server).unwrap().is_some());
 
         let mut found = Vec::new();
-        let ours = |socket: &Named| socket.path == path.as_os_str().as_bytes();
-        named(|socket| found.extend(Some(socket).filter(ours))).unwrap();
+        let ours = |socket: &Socket| socket.path == path.as_os_str().as_bytes();
+        all(|socket| found.extend(Some(socket).filter(ours))).unwrap();
         fs::remove_file(&path).unwrap();
         found.sort_by_key(|socket| !socket.listens);
         let [listening, accepted] = &found[..] else {
@@ -234,11 +235,12 @@ mod tests {
         assert_eq!(listening.inode, inode(&listener).unwrap());
         assert_eq!(listening.waiting, [inode(&second).unwrap()]);
         assert_eq!(accepted.peer, inode(&client).unwrap());
+        assert_eq!((accepted.unread, listening.unread), (6, 1));
         assert_eq!([listening.file, accepted.file], [Some(file); 2]);
         // Whoever waits has no socket of the server's yet, and one that is closed no number.
         drop((client, second));
         let mut gone = (u32::MAX, Vec::new());
-        named(|socket| match socket.inode {
+        all(|socket| match socket.inode {
             inode if inode == listening.inode => gone.1 = socket.waiting,
             inode if inode == accepted.inode => gone.0 = socket.peer,
             _ => {}
