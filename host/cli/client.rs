@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use quantix::error::{Code, Failure, system_text};
 use quantix::message::node::{NodeMessage, node_message};
@@ -100,6 +101,13 @@ impl Client {
         Ok(())
     }
 
+    /// From now on a wait of more than this fails.
+    pub fn limit(&mut self, patience: Duration) -> Result<(), Trouble> {
+        let set = self.stream.set_read_timeout(Some(patience));
+        set.and_then(|()| self.stream.set_write_timeout(Some(patience)))
+            .map_err(|e| gone(&system_text(&e)))
+    }
+
     /// Sends a request; returns its number.
     pub fn ask(&mut self, vm: &str, body: node_message::Body) -> Result<u64, Trouble> {
         self.last_id += 1;
@@ -170,6 +178,10 @@ impl Client {
                 Ok(())
             }
             Err(e) if e.kind() == ErrorKind::Interrupted => Ok(()),
+            // See `limit`.
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                Err(Trouble::NoDaemon("the daemon does not answer".to_owned()))
+            }
             Err(e) => Err(gone(&system_text(&e))),
         }
     }

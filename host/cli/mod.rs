@@ -2,6 +2,7 @@
 
 mod client;
 mod copy;
+mod doctor;
 mod events;
 mod exec;
 mod jobs;
@@ -139,6 +140,7 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "cp" => copy::cp(typed),
         "cat" => copy::cat(typed),
         "channel" => run::channel(typed),
+        "doctor" => doctor::doctor(typed),
         _ => serve(typed),
     }
 }

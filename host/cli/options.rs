@@ -229,6 +229,26 @@ pub const COMMANDS: &[Command] = &[
         options: &[JSON, VMS_DIR],
     },
     Command {
+        name: "doctor",
+        usage: "[VM...]",
+        about: "find out what is wrong with a VM's channel, and what to do",
+        options: &[
+            flag(
+                "probe",
+                None,
+                "send bytes to the guest and back, up to 1 MiB",
+            ),
+            flag("verbose", Some('v'), "all checks of each VM"),
+            JSON,
+            VMS_DIR,
+            CONTROL,
+            Opt {
+                about: "look at this agent socket alone, without a daemon",
+                ..DIRECT
+            },
+        ],
+    },
+    Command {
         name: "serve",
         usage: "",
         about: "be the daemon",

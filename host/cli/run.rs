@@ -196,7 +196,8 @@ fn monitor(socket: &str) -> Vec<String> {
     vec!["-qmp".to_owned(), format!("unix:{path},server=on,wait=off")]
 }
 
-fn list(client: &mut Client) -> Result<Vec<node::Vm>, Trouble> {
+/// All VMs that the daemon knows.
+pub fn list(client: &mut Client) -> Result<Vec<node::Vm>, Trouble> {
     let id = client.ask("", node_message::Body::ListVms(node::ListVms {}))?;
     let mut vms = Vec::new();
     loop {

@@ -117,10 +117,11 @@ pub fn verdict(checks: &[Check]) -> Option<&Check> {
     grave.filter(|_| worst >= Status::Warn)
 }
 
-/// The gravest status.
+/// The gravest status. What could not be found out counts only where nothing could.
 pub fn worst(checks: &[Check]) -> Status {
     let all = checks.iter().map(|check| check.status);
-    all.max().unwrap_or(Status::Unknown)
+    let known = all.filter(|status| *status != Status::Unknown);
+    known.max().unwrap_or(Status::Unknown)
 }
 
 /// The verdict, and the checks below it. `healthy` is what there is to say if nothing is wrong.
@@ -246,7 +247,9 @@ mod tests {
         assert_eq!(worst(&checks[..3]).exit(), 1);
         // What could not be found out is no finding.
         assert_eq!(verdict(&checks[..2]), None);
-        assert_eq!(worst(&checks[..2]).exit(), 0);
+        assert_eq!(worst(&checks[..2]), Status::Ok);
+        assert_eq!(worst(&checks[1..2]), Status::Unknown);
+        assert_eq!(Status::Unknown.exit(), 0);
     }
 
     #[test]

@@ -115,6 +115,20 @@ pub fn name_unnamed(file: &File, path: &std::path::Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether this process may write to a path, which changes nothing there (access(2), for the effective
+/// user).
+///
+/// # Errors
+/// EACCES: it may not. As faccessat(2).
+pub fn may_write(path: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let flags = libc::AT_EACCESS;
+    // SAFETY: the string ends with NUL and lives for the length of the call.
+    check(unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK, flags) })?;
+    Ok(())
+}
+
 /// Whether a write of up to 4096 bytes (PIPE_BUF, pipe(7)) would be taken at once.
 pub fn is_writable_now(fd: &impl AsFd) -> bool {
     let mut waits = [Wait::write(fd)];

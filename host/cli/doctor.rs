@@ -1,0 +1,252 @@
+//! `doctor`: looks at everything between a VM's agent and this host, and names what is wrong. It needs no
+//! daemon, and changes nothing.
+
+mod daemons;
+mod ends;
+mod facts;
+mod guest;
+mod judge;
+mod libvirt;
+mod monitor;
+mod tool;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use quantix::rt::check::{self, Check, Status};
+use quantix::rt::clock;
+use quantix::rt::sys::fd::rest;
+use quantix::rt::sys::process::effective_user;
+
+use super::options::Typed;
+use super::{Client, Trouble, VMS_DIR, control, print, vms_dir};
+use crate::daemon::{SUFFIX, vm_of};
+use daemons::Daemons;
+use ends::{Ends, Seen};
+use facts::{Facts, File, Stuck};
+use libvirt::Libvirt;
+use quantix::message::node::VmState;
+
+/// What all VMs together may take to be asked, each by its own monitor or doctor.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Looks at queues, and the pause between two: what stays in all of them is stuck.
+const LOOKS: usize = 3;
+const PAUSE: Duration = Duration::from_millis(40);
+
+/// A VM, and its socket.
+type Vm = (String, PathBuf);
+
+/// `qx-node doctor`
+pub fn doctor(typed: &Typed) -> Result<u8, Trouble> {
+    let place = Place::of(typed)?;
+    let vms = place.vms();
+    let reports = examine(&place, &vms, typed.has("probe"));
+    let all = || reports.iter().flat_map(|(_, checks)| checks);
+    let worst = all().map(|check| check.status).max();
+    let colour = io::stdout().is_terminal();
+    let text = if typed.has("json") {
+        json(&reports)
+    } else if reports.is_empty() {
+        format!("no VM has a socket in {}\n", place.directory.path.display())
+    } else {
+        let one = |(name, checks): &(String, Vec<Check>)| {
+            let healthy = healthy(checks);
+            match reports.len() == 1 || typed.has("verbose") {
+                true => check::text(name, checks, healthy, colour),
+                false => check::headline(name, checks, healthy, colour),
+            }
+        };
+        reports.iter().map(one).collect()
+    };
+    print(&text)?;
+    Ok(worst.unwrap_or(Status::Unknown).exit())
+}
+
+/// What there is to say where nothing is wrong.
+fn healthy(checks: &[Check]) -> &str {
+    let session = checks.iter().find(|check| check.name == "session");
+    session.map_or("nothing wrong is seen", |session| &session.evidence)
+}
+
+/// One object a VM: its name, its status, the name of the check that explains it, and all checks.
+fn json(reports: &[(String, Vec<Check>)]) -> String {
+    let one = |(name, checks): &(String, Vec<Check>)| {
+        let verdict =
+            check::verdict(checks).map_or("null".to_owned(), |check| check::quoted(check.name));
+        format!(
+            "{{\"vm\":{},\"status\":\"{}\",\"verdict\":{verdict},\"checks\":{}}}\n",
+            check::quoted(name),
+            check::worst(checks).word(),
+            check::json(checks)
+        )
+    };
+    reports.iter().map(one).collect()
+}
+
+/// Where to look.
+struct Place {
+    directory: File,
+    /// These, or all.
+    named: Vec<String>,
+    /// One socket, whatever its directory.
+    direct: Option<PathBuf>,
+    control: PathBuf,
+    /// For commands of ours that go the same way.
+    options: Vec<String>,
+    libvirt: Libvirt,
+}
+
+impl Place {
+    fn of(typed: &Typed) -> Result<Self, Trouble> {
+        let direct = typed.value("direct").map(PathBuf::from);
+        let control = control(typed);
+        let mut named = Vec::new();
+        for word in &typed.words {
+            let name = word
+                .to_str()
+                .filter(|name| vm_of(&format!("{name}{SUFFIX}")).is_some());
+            let name = name.filter(|name| !name.contains('/'));
+            let why = "a VM's name has 1 to 128 bytes and no / or control characters in it";
+            named.push(
+                name.ok_or_else(|| Trouble::Usage(why.to_owned()))?
+                    .to_owned(),
+            );
+        }
+        if direct.is_some() && named.len() > 1 {
+            return Err(Trouble::Usage("--direct is one VM's socket".to_owned()));
+        }
+        let directory = match direct.as_deref().and_then(Path::parent) {
+            Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+            Some(parent) => parent.to_owned(),
+            None => vms_dir(typed),
+        };
+        let option = |name: &str, path: &Path| vec![name.to_owned(), path.display().to_string()];
+        Ok(Self {
+            options: match &direct {
+                Some(socket) => option("--direct", socket),
+                None => option("--control", &control),
+            },
+            directory: File::look(&directory),
+            named,
+            direct,
+            control,
+            libvirt: libvirt::look(),
+        })
+    }
+
+    /// Those that were named; else all that have a socket, or should have one.
+    fn vms(&self) -> Vec<Vm> {
+        let path = |name: &str| self.directory.path.join(format!("{name}{SUFFIX}"));
+        if let Some(socket) = &self.direct {
+            let file = socket.file_name().unwrap_or_default().to_string_lossy();
+            let name = vm_of(&file).unwrap_or(&file).to_owned();
+            let name = self.named.first().cloned().unwrap_or(name);
+            return vec![(name, socket.clone())];
+        }
+        let mut names: BTreeSet<String> = self.named.iter().cloned().collect();
+        if names.is_empty() {
+            let entries = fs::read_dir(&self.directory.path).into_iter().flatten();
+            for file in entries.flatten().map(|entry| entry.file_name()) {
+                names.extend(file.to_str().and_then(vm_of).map(ToOwned::to_owned));
+            }
+            let domains = self.libvirt.iter().flatten();
+            let ours = domains.filter(|(_, domain)| {
+                let mut channels = domain.channels.iter();
+                channels.any(|channel| channel.name == judge::PORT && domain.state != "shut off")
+            });
+            names.extend(ours.map(|(name, _)| name.clone()));
+        }
+        names
+            .into_iter()
+            .map(|name| (name.clone(), path(&name)))
+            .collect()
+    }
+}
+
+/// All checks of these VMs.
+fn examine(place: &Place, vms: &[Vm], with_probe: bool) -> Vec<(String, Vec<Check>)> {
+    let sockets: Vec<File> = vms.iter().map(|(_, path)| File::look(path)).collect();
+    let files: Vec<ends::File> = sockets
+        .iter()
+        .map(|socket| (socket.path.clone(), socket.inode().unwrap_or(0)))
+        .collect();
+    let seen = ends::look(&files).ok();
+    let stuck = seen.as_ref().map(stuck).unwrap_or_default();
+    let daemons = place
+        .direct
+        .is_none()
+        .then(|| daemons::look(&place.control, &place.directory.path, Path::new(VMS_DIR)));
+    let end = clock::now() + PATIENCE;
+    let mut reports = Vec::new();
+    for (at, ((name, path), socket)) in vms.iter().zip(&sockets).enumerate() {
+        let ends = seen.as_ref().and_then(|seen: &Seen| seen.ends.get(at));
+        let mut facts = Facts {
+            name,
+            is_root: effective_user() == 0,
+            directory: &place.directory,
+            socket: socket.clone(),
+            ends,
+            stuck: ends.map(|ends| held(ends, &stuck)).unwrap_or_default(),
+            libvirt: &place.libvirt,
+            daemons: daemons.as_ref(),
+            monitor: None,
+            guest: None,
+            probe: None,
+        };
+        let in_time = clock::now() < end;
+        // The daemon asks it already, and it serves one at a time.
+        if facts.told().is_none() && in_time {
+            facts.monitor = monitor::look(path, name);
+        }
+        let is_ready = facts.told().is_some_and(|vm| vm.state() == VmState::Ready);
+        if is_ready && in_time {
+            facts.guest = Some(guest_of(&daemons, place, name));
+        }
+        if with_probe && (is_ready || daemons.is_none()) {
+            facts.probe = Some(guest::probe(name, &place.options));
+        }
+        reports.push((name.clone(), judge::judge(&facts)));
+    }
+    reports
+}
+
+fn guest_of(daemons: &Option<Daemons>, place: &Place, name: &str) -> Result<Vec<Check>, String> {
+    let client = match (daemons, &place.direct) {
+        (None, Some(socket)) => Client::direct(socket.clone()),
+        _ => Client::connect(&place.control),
+    };
+    let mut client = client.map_err(|trouble| trouble.to_string())?;
+    guest::ask(&mut client, name)
+}
+
+/// The bytes that no look has found gone, by their socket.
+fn stuck(seen: &Seen) -> BTreeMap<u32, u32> {
+    let ends = seen.ends.iter().flat_map(|ends| &ends.served);
+    let ends = ends.flat_map(|pair| [&pair.server, &pair.client]);
+    let waiting = ends.filter(|end| end.unread > 0);
+    let mut stuck: BTreeMap<u32, u32> = waiting.map(|end| (end.inode, end.unread)).collect();
+    for _ in 1..LOOKS {
+        if stuck.is_empty() {
+            break;
+        }
+        rest(PAUSE);
+        let Ok(unread) = ends::unread() else {
+            return BTreeMap::new();
+        };
+        stuck.retain(|inode, before| unread.get(inode).is_some_and(|now| now >= before));
+    }
+    stuck
+}
+
+fn held(ends: &Ends, stuck: &BTreeMap<u32, u32>) -> Stuck {
+    let of = |inode: u32| stuck.get(&inode).copied().unwrap_or(0);
+    let sum = |side: fn(&ends::Pair) -> u32| ends.served.iter().map(side).map(of).sum();
+    Stuck {
+        to_host: sum(|pair| pair.client.inode),
+        to_guest: sum(|pair| pair.server.inode),
+    }
+}
