@@ -4,6 +4,8 @@
 
 // `cp` and `cat`.
 mod copy;
+// `doctor`: one fault after the other.
+mod doctor;
 // `exec` and `shell` while the command runs.
 mod live;
 // `cp` of trees and of several sources, and what is left of interrupted copies.
@@ -17,7 +19,7 @@ use crate::util::agent::{accept, lie};
 use crate::util::node::{Node, direct, qx, run};
 use crate::util::{Dir, Running, until_so};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "vms",
     "ping",
     "info",
@@ -28,6 +30,7 @@ const COMMANDS: [&str; 11] = [
     "cp",
     "cat",
     "channel",
+    "doctor",
     "serve",
 ];
 

@@ -8,7 +8,7 @@ mod guest;
 mod judge;
 mod libvirt;
 mod monitor;
-mod tool;
+mod qga;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -55,7 +55,7 @@ pub fn doctor(typed: &Typed) -> Result<u8, Trouble> {
     } else {
         let one = |(name, checks): &(String, Vec<Check>)| {
             let healthy = healthy(checks);
-            match reports.len() == 1 || typed.has("verbose") {
+            match place.named.len() == 1 || place.direct.is_some() || typed.has("verbose") {
                 true => check::text(name, checks, healthy, colour),
                 false => check::headline(name, checks, healthy, colour),
             }
@@ -195,6 +195,7 @@ fn examine(place: &Place, vms: &[Vm], with_probe: bool) -> Vec<(String, Vec<Chec
             daemons: daemons.as_ref(),
             monitor: None,
             guest: None,
+            other: None,
             probe: None,
         };
         let in_time = clock::now() < end;
@@ -205,6 +206,10 @@ fn examine(place: &Place, vms: &[Vm], with_probe: bool) -> Vec<(String, Vec<Chec
         let is_ready = facts.told().is_some_and(|vm| vm.state() == VmState::Ready);
         if is_ready && in_time {
             facts.guest = Some(guest_of(&daemons, place, name));
+        }
+        if !is_ready && in_time && facts.may_ask_qemus() {
+            let (other, guest) = qga::ask(name);
+            (facts.other, facts.guest) = (Some(other), guest);
         }
         if with_probe && (is_ready || daemons.is_none()) {
             facts.probe = Some(guest::probe(name, &place.options));

@@ -1,5 +1,6 @@
 //! The command line: what was typed, what it means, and what is printed.
 
+mod channel;
 mod client;
 mod copy;
 mod doctor;
@@ -13,6 +14,7 @@ mod report;
 mod run;
 mod signals;
 mod terminal;
+mod tool;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -139,7 +141,7 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "kill" => jobs::kill(typed),
         "cp" => copy::cp(typed),
         "cat" => copy::cat(typed),
-        "channel" => run::channel(typed),
+        "channel" => channel::channel(typed),
         "doctor" => doctor::doctor(typed),
         _ => serve(typed),
     }

@@ -226,7 +226,11 @@ pub const COMMANDS: &[Command] = &[
         name: "channel",
         usage: "VM",
         about: "print what gives a VM its channel, for libvirt and for QEMU",
-        options: &[JSON, VMS_DIR],
+        options: &[
+            flag("attach", None, "have libvirt add it to the VM"),
+            JSON,
+            VMS_DIR,
+        ],
     },
     Command {
         name: "doctor",

@@ -1,6 +1,5 @@
 //! The commands that ask and show.
 
-use std::io::{self, IsTerminal, Write};
 
 use quantix::error::{Code, Failure};
 use quantix::message::agent::Telemetry;
@@ -8,9 +7,7 @@ use quantix::message::node::{self, node_message};
 
 use super::client::{Client, unexpected};
 use super::options::Typed;
-use super::render::{escape_xml, plain};
-use super::{Trouble, client, no_words, print, report, utf8, vm, vms_dir};
-use crate::daemon::{MONITOR_SUFFIX, SUFFIX, vm_of};
+use super::{Trouble, client, no_words, print, report, vm};
 
 /// `qx-node vms`
 pub fn vms(typed: &Typed) -> Result<u8, Trouble> {
@@ -101,99 +98,6 @@ pub fn telemetry(typed: &Typed) -> Result<u8, Trouble> {
             print("\n")?;
         }
     }
-}
-
-/// `qx-node channel`
-pub fn channel(typed: &Typed) -> Result<u8, Trouble> {
-    let (name, _) = vm(typed, 0)?;
-    if name.contains('/') || vm_of(&format!("{name}{SUFFIX}")).is_none() {
-        let why = "a VM's name has 1 to 128 bytes and no / or control characters in it";
-        return Err(Trouble::Usage(why.to_owned()));
-    }
-    let path = vms_dir(typed).join(format!("{name}{SUFFIX}"));
-    let socket = utf8("path", path.as_os_str())?;
-    if socket.len() > MAX_SOCKET_PATH {
-        let why = format!("{socket}: longer than a socket's path may be ({MAX_SOCKET_PATH} bytes)");
-        return Err(Trouble::Local(why));
-    }
-    let xml = libvirt(socket);
-    let arguments = qemu(socket);
-    let monitor = monitor(socket);
-    if typed.has("json") {
-        let mut object = serde_json::Map::new();
-        object.insert("vm".into(), name.into());
-        object.insert("socket".into(), socket.into());
-        object.insert("libvirt".into(), xml.into());
-        object.insert("qemu".into(), arguments.into());
-        object.insert("monitor".into(), monitor.into());
-        return print_json(&serde_json::Value::Object(object));
-    }
-    let shell = |arguments: &[String]| {
-        let lines = arguments.chunks(2).map(|pair| {
-            let words: Vec<String> = pair.iter().map(|word| quote(word)).collect();
-            format!("  {}", words.join(" "))
-        });
-        lines.collect::<Vec<_>>().join(" \\\n")
-    };
-    let (shell, optional) = (shell(&arguments), shell(&monitor));
-    let comment = format!(
-        "<!-- QEMU without libvirt:\n{shell}\nOptional, a monitor of its own, by which qx-node \
-         sees a paused VM and a missing agent:\n{optional}\n-->\n"
-    );
-    // XML allows no two dashes in a comment; --json has the arguments of such a name too.
-    let comment = if shell.contains("--") { "" } else { &comment };
-    if io::stdout().is_terminal() {
-        let name = plain(name);
-        let _ = writeln!(
-            io::stderr(),
-            "# libvirt: put this inside <devices> with `virsh edit {name}`, or add it live:\n\
-             #   qx-node channel {name} > channel.xml\n\
-             #   virsh attach-device {name} channel.xml --live --config\n"
-        );
-    }
-    print(&format!("{xml}\n{comment}"))
-}
-
-/// sun_path of unix(7), without its NUL.
-const MAX_SOCKET_PATH: usize = 107;
-
-/// A word for the shell.
-fn quote(word: &str) -> String {
-    let fine = |c: char| c.is_ascii_alphanumeric() || "-_./,=:@%+".contains(c);
-    if word.chars().all(fine) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
-fn libvirt(socket: &str) -> String {
-    format!(
-        "<channel type='unix'>\n  <source mode='bind' path='{}'/>\n  \
-         <target type='virtio' name='org.quantix.agent.0'/>\n</channel>",
-        escape_xml(socket)
-    )
-}
-
-fn qemu(socket: &str) -> Vec<String> {
-    // A comma in a value is doubled (qemu(1)).
-    let path = socket.replace(',', ",,");
-    [
-        "-device",
-        "virtio-serial-pci,id=quantix-serial",
-        "-chardev",
-        &format!("socket,id=quantix-agent,path={path},server=on,wait=off"),
-        "-device",
-        "virtserialport,bus=quantix-serial.0,chardev=quantix-agent,name=org.quantix.agent.0,id=quantix-agent",
-    ]
-    .map(str::to_owned)
-    .to_vec()
-}
-
-/// A monitor of our own, beside the VM's socket.
-fn monitor(socket: &str) -> Vec<String> {
-    let path = socket.strip_suffix(SUFFIX).unwrap_or(socket);
-    let path = format!("{path}{MONITOR_SUFFIX}").replace(',', ",,");
-    vec!["-qmp".to_owned(), format!("unix:{path},server=on,wait=off")]
 }
 
 /// All VMs that the daemon knows.

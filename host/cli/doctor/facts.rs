@@ -13,6 +13,7 @@ use super::daemons::Daemons;
 use super::ends::Ends;
 use super::libvirt::Libvirt;
 use super::monitor::Said;
+use super::qga;
 
 /// Everything.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Facts<'a> {
     pub monitor: Option<Said>,
     /// What the guest's own doctor says, or why it does not; `None`: it was not asked.
     pub guest: Option<Result<Vec<Check>, String>>,
+    /// What QEMU's guest agent says, where our own does not.
+    pub other: Option<Check>,
     pub probe: Option<Check>,
 }
 
@@ -105,6 +108,20 @@ fn refused(path: &Path) -> Option<String> {
 }
 
 impl Facts<'_> {
+    /// The VM runs, and QEMU's own guest agent has its port open.
+    pub fn may_ask_qemus(&self) -> bool {
+        let domain = self
+            .libvirt
+            .as_ref()
+            .ok()
+            .and_then(|all| all.get(self.name));
+        domain.is_some_and(|domain| {
+            let mut channels = domain.channels.iter();
+            domain.state == "running"
+                && channels.any(|channel| channel.name == qga::PORT && channel.open == Some(true))
+        })
+    }
+
     /// What the daemon says of the VM.
     pub fn told(&self) -> Option<&node::Vm> {
         self.daemons?.says.as_ref().ok()?.get(self.name)

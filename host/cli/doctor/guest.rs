@@ -9,8 +9,7 @@ use quantix::rt::clock;
 use serde_json::Value;
 
 use super::super::render::{bytes, millis};
-use super::super::{Client, Trouble};
-use super::tool;
+use super::super::{Client, Trouble, tool};
 
 /// Seconds that the guest's doctor may take.
 const PATIENCE: u32 = 4;
@@ -38,6 +37,9 @@ const SIZES: [usize; 4] = [1, 1 << 10, 32 << 10, 1 << 20];
 /// How long each of them may take.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Where what comes is no findings.
+pub const TOO_OLD: &str = "the agent there has no doctor; install the present one";
+
 /// Has the guest's agent run its doctor.
 pub fn ask(client: &mut Client, vm: &str) -> Result<Vec<Check>, String> {
     let request = agent::Execute {
@@ -53,15 +55,14 @@ pub fn ask(client: &mut Client, vm: &str) -> Result<Vec<Check>, String> {
         client.wait_agent(id)
     };
     match answer(client).map_err(|trouble: Trouble| trouble.to_string())? {
-        Body::ExecuteResponse(answer) => parse(&answer.stdout)
-            .ok_or_else(|| "the agent there has no doctor; install the present one".to_owned()),
+        Body::ExecuteResponse(answer) => parse(&answer.stdout).ok_or_else(|| TOO_OLD.to_owned()),
         _ => Err("the agent gave another answer than was asked for".to_owned()),
     }
 }
 
 /// The checks in what the guest's doctor prints. Its words are a stranger's: bounded here, and escaped where
 /// they are shown.
-fn parse(text: &[u8]) -> Option<Vec<Check>> {
+pub fn parse(text: &[u8]) -> Option<Vec<Check>> {
     let said: Value = serde_json::from_slice(text).ok()?;
     let mut checks = Vec::new();
     for check in said["checks"].as_array()? {

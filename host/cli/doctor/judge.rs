@@ -39,6 +39,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     checks.extend(client(facts));
     checks.extend(flow(facts));
     checks.extend(vm(facts));
+    checks.extend(facts.other.clone());
     checks.extend(guest(facts));
     checks.extend(port(facts));
     checks.extend(session(facts));

@@ -1,13 +1,10 @@
 //! What libvirt says of the VMs' channels, where it is there: asked by `virsh`, all domains at once.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::process::Command;
-use std::time::Duration;
 
 use roxmltree::{Document, Node};
 
-use super::tool;
+use super::super::tool;
 
 /// What libvirt knows of a VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,23 +30,9 @@ pub struct Channel {
 /// All domains by their names, or why there are none to be had.
 pub type Libvirt = Result<BTreeMap<String, Domain>, String>;
 
-/// How long each of two calls may take.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Asks libvirt.
+/// Asks libvirt, in two calls however many domains there are.
 pub fn look() -> Libvirt {
-    let virsh = |words: &[&str]| {
-        let mut virsh = Command::new("virsh");
-        virsh.args(["--readonly", "--quiet", "--connect", "qemu:///system"]);
-        virsh.args(words).env("LC_ALL", "C");
-        let said = tool::run(&mut virsh, b"", PATIENCE);
-        said.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .map_err(|e| match e.kind() {
-                io::ErrorKind::NotFound => "virsh is not installed".to_owned(),
-                io::ErrorKind::TimedOut => "virsh does not answer".to_owned(),
-                _ => format!("virsh: {e}"),
-            })
-    };
+    let virsh = |words: &[&str]| tool::virsh(&[&["--readonly"], words].concat(), b"");
     let states = states(&virsh(&["list", "--all"])?);
     let dumps: Vec<String> = states.keys().map(|name| dump(name)).collect();
     if dumps.is_empty() {

@@ -1,4 +1,4 @@
-//! Another program's output, waited for no longer than is said.
+//! Other programs, waited for no longer than is said.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -90,6 +90,29 @@ fn talk(child: &mut Child, mut input: &[u8], patience: Duration) -> io::Result<[
         }
     }
     Ok(output)
+}
+
+/// How long libvirt may take.
+const VIRSH_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs virsh(1) on the system's libvirt, or on the one that the environment names.
+///
+/// # Errors
+/// In words for people: it is not installed, does not answer, or what it says.
+pub fn virsh(words: &[&str], input: &[u8]) -> Result<String, String> {
+    let mut virsh = Command::new("virsh");
+    virsh.arg("--quiet").env("LC_ALL", "C");
+    // Whoever is not root would get a libvirt of his own.
+    if std::env::var_os("LIBVIRT_DEFAULT_URI").is_none() {
+        virsh.args(["--connect", "qemu:///system"]);
+    }
+    let said = run(virsh.args(words), input, VIRSH_PATIENCE);
+    said.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .map_err(|e| match e.kind() {
+            ErrorKind::NotFound => "virsh is not installed".to_owned(),
+            ErrorKind::TimedOut => "libvirt does not answer".to_owned(),
+            _ => format!("virsh: {}", e.to_string().trim_start_matches("error: ")),
+        })
 }
 
 #[cfg(test)]
