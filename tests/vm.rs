@@ -21,6 +21,10 @@ mod messages;
 mod shell;
 mod trees;
 
+// What doctor says of each thing that can be wrong, with a real QEMU and a real libvirt.
+mod diagnosis;
+mod libvirt;
+
 // How a channel comes about, each in a guest of its own.
 mod channel;
 mod states;

@@ -1,6 +1,5 @@
 //! The commands that ask and show.
 
-
 use quantix::error::{Code, Failure};
 use quantix::message::agent::Telemetry;
 use quantix::message::node::{self, node_message};

@@ -98,7 +98,8 @@ pub fn program(name: &str) -> PathBuf {
     release
 }
 
-fn script(name: &str) -> PathBuf {
+/// A file beside the tests.
+pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/vm")
         .join(name)
@@ -121,6 +122,11 @@ static IMAGE: LazyLock<PathBuf> = LazyLock::new(|| {
     );
     image
 });
+
+/// Where the image with the agent is.
+pub fn image() -> PathBuf {
+    IMAGE.clone()
+}
 
 /// A shell that runs a process, or none, kills it when its standard input ends, and then removes a
 /// directory, or none.

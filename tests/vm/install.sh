@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the VM tests need and this machine lacks: QEMU for x86, a static busybox, cpio, a C
-# compiler with a static libc, make, mke2fs, socat, tmux, and the tools that unpack kernel packages.
+# compiler with a static libc, make, mke2fs, socat, tmux, libvirt, and the tools that unpack kernel
+# packages.
 #
 #   usage: tests/vm/install.sh
 #
@@ -36,6 +37,8 @@ missing() {
     have make || echo make
     have socat || echo socat
     have tmux || echo tmux
+    have virsh || echo libvirt-clients
+    PATH=$PATH:/usr/sbin:/sbin have libvirtd || echo libvirt-daemon-system
     have flock || echo util-linux
     have xz || echo xz-utils
     have zstd || echo zstd
@@ -50,6 +53,9 @@ translate() {
         apk:qemu-system-x86) echo qemu-system-x86_64 ;;
         apk:libc6-dev) echo musl-dev ;;
         apk:util-linux) echo flock ;;
+        dnf:libvirt-clients | apk:libvirt-clients) echo libvirt-client ;;
+        dnf:libvirt-daemon-system) echo libvirt-daemon-driver-qemu libvirt-daemon ;;
+        apk:libvirt-daemon-system) echo libvirt-daemon libvirt-qemu ;;
         dnf:xz-utils | apk:xz-utils) echo xz ;;
         *) echo "$1" ;;
     esac

@@ -1,9 +1,18 @@
 #!/bin/sh
-# A libvirt of our own in DIR: no /dev/kvm, no system's domains, sockets in DIR/run.
+# Runs a libvirt of our own in the foreground, beside any that the machine has: other sockets, other
+# domains, its own idea of /dev, without KVM, which libvirt would try out for a minute where it does not work.
+#
+#   usage: unshare --mount --pid --fork --kill-child --mount-proc tests/vm/libvirt.sh DIR
+#
+# Below DIR: run/libvirt-sock, to be reached as qemu+unix:///system?socket=DIR/run/libvirt-sock. QEMU runs
+# as root. What libvirt starts ends with this script, which is process 1 of a namespace.
 set -eu
+
+[ $# = 1 ] || { echo "usage: libvirt.sh DIR" >&2; exit 1; }
 dir=$1
-mkdir -p "$dir/run" "$dir/lib" "$dir/cache" "$dir/log" "$dir/dev/pts"
-cat > "$dir/qemu.conf" <<C
+for name in run lib cache log dev etc; do mkdir -p "$dir/$name"; done
+
+cat >"$dir/etc/qemu.conf" <<'.'
 user = "root"
 group = "root"
 dynamic_ownership = 0
@@ -11,22 +20,26 @@ security_driver = "none"
 namespaces = [ ]
 cgroup_controllers = [ ]
 stdio_handler = "file"
-C
-cat > "$dir/libvirtd.conf" <<C
+.
+cat >"$dir/libvirtd.conf" <<.
 unix_sock_dir = "$dir/run"
 auth_unix_rw = "none"
 auth_unix_ro = "none"
-C
+.
+
 mount -t tmpfs dev "$dir/dev"
-cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty "$dir/dev"
+for node in null zero full random urandom tty; do cp -a "/dev/$node" "$dir/dev/"; done
 mkdir "$dir/dev/pts" "$dir/dev/shm"
 mount -t devpts devpts "$dir/dev/pts"
-ln -s pts/ptmx "$dir/dev/ptmx"; ln -s /proc/self/fd "$dir/dev/fd"
-mount --bind "$dir/qemu.conf" /etc/libvirt/qemu.conf
-mkdir -p /run/libvirt
+ln -s pts/ptmx "$dir/dev/ptmx"
+ln -s /proc/self/fd "$dir/dev/fd"
+mkdir -p /run/libvirt /etc/libvirt
 mount -t tmpfs run /run/libvirt
+mount --bind "$dir/etc" /etc/libvirt
 mount --bind "$dir/lib" /var/lib/libvirt
 mount --bind "$dir/cache" /var/cache/libvirt
 mount --bind "$dir/log" /var/log/libvirt
 mount --move "$dir/dev" /dev
-exec libvirtd --config "$dir/libvirtd.conf" --pid-file "$dir/libvirtd.pid"
+libvirtd --config "$dir/libvirtd.conf" --pid-file "$dir/libvirtd.pid" &
+# Process 1 is the parent of QEMUs that have left theirs, and has to take note of their ends.
+wait $!
