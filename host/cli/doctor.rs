@@ -1,6 +1,7 @@
 //! `doctor`: looks at everything between a VM's agent and this host, and names what is wrong. It needs no
 //! daemon, and changes nothing.
 
+mod bundle;
 mod daemons;
 mod ends;
 mod facts;
@@ -24,7 +25,7 @@ use quantix::rt::sys::process::effective_user;
 use super::options::Typed;
 use super::{Client, Trouble, VMS_DIR, control, print, vms_dir};
 use crate::daemon::{SUFFIX, vm_of};
-use daemons::Daemons;
+use bundle::Bundle;
 use ends::{Ends, Seen};
 use facts::{Facts, File, Stuck};
 use libvirt::Libvirt;
@@ -63,6 +64,9 @@ pub fn doctor(typed: &Typed) -> Result<u8, Trouble> {
         reports.iter().map(one).collect()
     };
     print(&text)?;
+    if let Some(file) = typed.value("bundle") {
+        place.bundle(&reports).write(Path::new(file))?;
+    }
     Ok(worst.unwrap_or(Status::Unknown).exit())
 }
 
@@ -138,6 +142,33 @@ impl Place {
         })
     }
 
+    /// The findings, and what they were found from.
+    fn bundle(&self, reports: &[(String, Vec<Check>)]) -> Bundle {
+        let mut bundle = Bundle::new(&self.options);
+        bundle.add("doctor.json", json(reports));
+        let text = reports
+            .iter()
+            .map(|(name, checks)| check::text(name, checks, healthy(checks), false));
+        bundle.add("doctor.txt", text.collect::<String>());
+        for (name, checks) in reports {
+            bundle.add_domain(name);
+            let session = checks.iter().find(|check| check.name == "session");
+            let is_ready = session.is_some_and(|check| check.status == Status::Ok);
+            if is_ready && let Ok(mut client) = self.client() {
+                bundle.add_guest(&mut client, name);
+            }
+        }
+        bundle
+    }
+
+    /// The daemon, or the one socket.
+    fn client(&self) -> Result<Client, Trouble> {
+        match &self.direct {
+            Some(socket) => Client::direct(socket.clone()),
+            None => Client::connect(&self.control),
+        }
+    }
+
     /// Those that were named; else all that have a socket, or should have one.
     fn vms(&self) -> Vec<Vm> {
         let path = |name: &str| self.directory.path.join(format!("{name}{SUFFIX}"));
@@ -205,7 +236,8 @@ fn examine(place: &Place, vms: &[Vm], with_probe: bool) -> Vec<(String, Vec<Chec
         }
         let is_ready = facts.told().is_some_and(|vm| vm.state() == VmState::Ready);
         if is_ready && in_time {
-            facts.guest = Some(guest_of(&daemons, place, name));
+            let client = place.client().map_err(|trouble| trouble.to_string());
+            facts.guest = Some(client.and_then(|mut client| guest::ask(&mut client, name)));
         }
         if !is_ready && in_time && facts.may_ask_qemus() {
             let (other, guest) = qga::ask(name);
@@ -217,15 +249,6 @@ fn examine(place: &Place, vms: &[Vm], with_probe: bool) -> Vec<(String, Vec<Chec
         reports.push((name.clone(), judge::judge(&facts)));
     }
     reports
-}
-
-fn guest_of(daemons: &Option<Daemons>, place: &Place, name: &str) -> Result<Vec<Check>, String> {
-    let client = match (daemons, &place.direct) {
-        (None, Some(socket)) => Client::direct(socket.clone()),
-        _ => Client::connect(&place.control),
-    };
-    let mut client = client.map_err(|trouble| trouble.to_string())?;
-    guest::ask(&mut client, name)
 }
 
 /// The bytes that no look has found gone, by their socket.

@@ -243,6 +243,11 @@ pub const COMMANDS: &[Command] = &[
                 "send bytes to the guest and back, up to 1 MiB",
             ),
             flag("verbose", Some('v'), "all checks of each VM"),
+            option(
+                "bundle",
+                "FILE.tar",
+                "collect both sides' evidence for a support case",
+            ),
             JSON,
             VMS_DIR,
             CONTROL,

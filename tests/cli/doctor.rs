@@ -136,6 +136,49 @@ fn bytes_go_to_the_guest_and_back() {
 }
 
 #[test]
+fn a_bundle_has_the_evidence_of_both_sides() {
+    let (node, _vm) = Node::with_vm("vm");
+    let file = node.dir.text("case.tar");
+    doctor(&node.dir, &["vm", "--bundle", &file]).fine();
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let tar = |words: &[&str]| {
+        let out = Command::new("tar")
+            .args(words)
+            .args(["-f", &file])
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let list = tar(&["-t"]);
+    for name in [
+        "doctor.json",
+        "doctor.txt",
+        "version.txt",
+        "host/vms.json",
+        "host/events.json",
+        "vms/vm/system.txt",
+        "vms/vm/kernel.log",
+    ] {
+        assert!(
+            list.contains(&format!("qx-doctor/{name}\n")),
+            "{name}: {list}"
+        );
+    }
+    let show = |name: &str| tar(&["-xO", &format!("qx-doctor/{name}")]);
+    assert!(show("doctor.txt").starts_with("vm: ok, ready"));
+    assert!(show("host/vms.json").contains("\"vm\":\"vm\""));
+    assert!(show("vms/vm/system.txt").contains("Linux"));
+    let said = doctor(&node.dir, &["vm", "--bundle", "/no/such/directory/x.tar"]);
+    assert!(
+        said.stderr
+            .contains("/no/such/directory/x.tar: No such file"),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn what_is_wrong_with_the_directory_or_the_socket_is_said_first() {
     let dir = place();
     assert_verdict(&dir, "vm", "socket", &["no socket", "qx-node channel vm"]);
