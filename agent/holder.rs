@@ -1,8 +1,11 @@
 //! Who has a device open, as far as /proc tells.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use crate::names;
 
 /// A process that has it open.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,17 +26,18 @@ pub struct Holders {
 
 /// Looks for the holders of this device, which is no link, in the /proc given.
 pub fn of(proc: &Path, device: &Path) -> Holders {
-    let own = std::process::id();
     let mut holders = Holders {
         found: Vec::new(),
         // Where others' processes are hidden altogether (hidepid, proc(5)) the first one is.
         all_seen: proc.join("1").exists(),
     };
-    for pid in pids(proc).into_iter().filter(|pid| *pid != own) {
-        match fs::read_dir(proc.join(format!("{pid}/fd"))) {
+    for pid in others(proc) {
+        let folder = file(proc, pid, "fd");
+        match names::all(&folder) {
             Ok(fds) => {
-                let mut links = fds.flatten().map(|fd| fs::read_link(fd.path()));
-                if links.any(|link| link.is_ok_and(|link| link == device)) {
+                let leads_there =
+                    |fd: &OsString| fs::read_link(folder.join(fd)).is_ok_and(|link| link == device);
+                if fds.iter().any(leads_there) {
                     let name = name(proc, pid);
                     holders.found.push(Holder { pid, name });
                 }
@@ -46,15 +50,21 @@ pub fn of(proc: &Path, device: &Path) -> Holders {
     holders
 }
 
-/// All processes.
-pub fn pids(proc: &Path) -> Vec<u32> {
-    let entries = fs::read_dir(proc).into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.collect()
+/// All processes but this one.
+pub fn others(proc: &Path) -> Vec<u32> {
+    let own = std::process::id();
+    let mut pids = names::numbers(proc);
+    pids.retain(|pid| *pid != own);
+    pids
 }
 
 /// What the kernel calls a process.
 pub fn name(proc: &Path, pid: u32) -> String {
-    let name = fs::read(proc.join(format!("{pid}/comm"))).unwrap_or_default();
+    let name = fs::read(file(proc, pid, "comm")).unwrap_or_default();
     String::from_utf8_lossy(name.trim_ascii_end()).into_owned()
+}
+
+/// What /proc has of a process under this name.
+pub fn file(proc: &Path, pid: u32, name: &str) -> PathBuf {
+    proc.join(format!("{pid}/{name}"))
 }

@@ -8,6 +8,7 @@ mod disks;
 mod doctor;
 mod holder;
 mod job;
+mod names;
 mod port;
 mod telemetry;
 mod users;

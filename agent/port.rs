@@ -14,6 +14,7 @@ use quantix::error::system_text;
 use quantix::time::Time;
 
 use crate::holder::{self, Holder};
+use crate::names;
 
 /// The port's name, as QEMU's `virtserialport,name=` gives it.
 pub const NAME: &str = "org.quantix.agent.0";
@@ -290,15 +291,13 @@ pub struct Listed {
 
 /// The ports that the kernel lists in this directory.
 pub fn ports(sysfs: &Path) -> Vec<Listed> {
-    let listed = |port: fs::DirEntry| {
-        let name = fs::read(port.path().join("name")).unwrap_or_default();
-        Listed {
-            name: String::from_utf8_lossy(name.trim_ascii_end()).into_owned(),
-            node: port.file_name(),
-        }
+    let listed = |node: OsString| {
+        let name = fs::read(sysfs.join(&node).join("name")).unwrap_or_default();
+        let name = String::from_utf8_lossy(name.trim_ascii_end()).into_owned();
+        Listed { name, node }
     };
-    let ports = fs::read_dir(sysfs).into_iter().flatten().flatten();
-    ports.map(listed).collect()
+    let nodes = names::all(sysfs).unwrap_or_default();
+    nodes.into_iter().map(listed).collect()
 }
 
 /// Looks for the port by its name. Needs no udev: `/dev/virtio-ports/` may not exist.

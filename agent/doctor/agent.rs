@@ -5,111 +5,111 @@ use std::path::Path;
 use quantix::rt::check::{Check, Status};
 use quantix::rt::clock;
 
+use super::{Guest, fine, found, unknown};
 use crate::holder::{self, Holder};
 
 pub const NAME: &str = "agent";
 
 /// What the kernel calls the agent: the first 15 bytes of its name.
-const COMM: &str = "quantix-kvm-age";
+pub const COMM: &str = "quantix-kvm-age";
 
 /// Ticks of /proc in a second, on every kernel for x86-64.
 const TICKS: u64 = 100;
 
-/// What was found.
-pub struct Found {
-    pub check: Check,
-    /// The agent, if it has the port open.
-    pub pid: Option<u32>,
-    /// Nobody has the port open.
-    pub is_port_free: bool,
-}
-
-/// Looks for whoever has this device open.
-pub fn check(root: &Path, device: Option<&Path>) -> Found {
-    let found = |check, pid, is_port_free| Found {
-        check,
-        pid,
-        is_port_free,
+/// Leaves in the guest who the agent is, and whether the port is free.
+pub fn check(guest: &mut Guest) -> Check {
+    let Some(device) = &guest.device else {
+        return unknown(
+            NAME,
+            format_args!("there is no device that it could have open"),
+            "",
+        );
     };
-    let Some(device) = device else {
-        let check = Check::unknown(NAME, "there is no device that it could have open", "");
-        return found(check, None, false);
-    };
-    let proc = root.join("proc");
+    let proc = guest.at("proc");
     let holders = holder::of(&proc, device);
     // A command that was handed the port's descriptor does not make it another's.
-    let is_agent = |holder: &&Holder| holder.name == COMM;
-    let agent = holders.found.iter().find(is_agent);
-    if let Some(Holder { pid, .. }) = agent {
-        return found(running(&proc, *pid), Some(*pid), false);
+    let agent = holders.found.iter().find(|holder| holder.name == COMM);
+    guest.agent = agent.map(|agent| agent.pid);
+    if let Some(pid) = guest.agent {
+        return running(guest, pid);
     }
     if let Some(Holder { pid, name }) = holders.found.first() {
-        let cause = format!("another program has the port open: {name}, pid {pid}");
-        let check = Check::of(NAME, Status::Fail, "", cause, format!("kill {pid}"));
-        return found(check, None, false);
+        return found(
+            NAME,
+            Status::Fail,
+            format_args!("pid {pid} has the port open"),
+            format_args!("another program has the port open: {name}, pid {pid}"),
+            format_args!("kill {pid}"),
+        );
     }
     if !holders.all_seen {
-        let seen = "the processes of others cannot be looked into";
-        return found(Check::unknown(NAME, seen, "run this as root"), None, false);
+        let seen = format_args!("the processes of others cannot be looked into");
+        return unknown(NAME, seen, "run this as root");
     }
-    let check = match idle(&proc) {
-        Some(pid) => Check::of(
-            NAME,
-            Status::Fail,
-            format!("pid {pid}"),
-            "the agent runs and does not have the port open",
-            super::see_log(root),
-        ),
-        None => Check::of(
-            NAME,
-            Status::Fail,
-            "nobody has the port open",
-            "no agent runs",
-            super::agent_by(root, "start"),
-        ),
-    };
-    found(check, None, true)
+    guest.is_port_free = true;
+    absent(guest, &proc)
 }
 
-fn running(proc: &Path, pid: u32) -> Check {
-    let stat = super::read(&proc.join(format!("{pid}/stat"))).unwrap_or_default();
-    let Some((state, started)) = parse(&stat) else {
-        return Check::ok(NAME, format!("pid {pid} has the port open"));
-    };
-    let age = clock::uptime_seconds().saturating_sub(started);
-    let seen = format!(
-        "pid {pid} has the port open, started {} ago",
-        super::span(age)
-    );
+fn running(guest: &Guest, pid: u32) -> Check {
+    let stat = guest.read(&format!("proc/{pid}/stat"));
+    let (state, started) = parse(&stat).unwrap_or_default();
+    let age = super::span(clock::uptime_seconds().saturating_sub(started));
+    let seen = format_args!("pid {pid} has the port open, started {age} ago");
     match state {
-        "T" | "t" => Check::of(
+        "T" | "t" => found(
             NAME,
             Status::Fail,
             seen,
-            "the agent is stopped by a signal or a debugger",
-            format!("kill -CONT {pid}"),
+            format_args!("the agent is stopped by a signal or a debugger"),
+            format_args!("kill -CONT {pid}"),
         ),
-        _ => Check::ok(NAME, seen),
+        _ => fine(NAME, seen),
     }
+}
+
+/// Nobody has the port open.
+fn absent(guest: &Guest, proc: &Path) -> Check {
+    let (cause, with_systemd, without) = match idle(proc) {
+        true => (
+            "the agent runs and does not have the port open",
+            super::LOG,
+            "see what it has written to syslog",
+        ),
+        false => (
+            "no agent runs",
+            super::START,
+            "start quantix-kvm-agent as root, and have init keep it running",
+        ),
+    };
+    let remedy = if guest.has_systemd() {
+        with_systemd
+    } else {
+        without
+    };
+    found(
+        NAME,
+        Status::Fail,
+        format_args!("nobody has the port open"),
+        format_args!("{cause}"),
+        format_args!("{remedy}"),
+    )
 }
 
 /// The state of a process, and when it was started in seconds since boot: `pid (name) state ppid ...`,
 /// where the name may have any bytes in it (proc_pid_stat(5)).
 fn parse(stat: &str) -> Option<(&str, u64)> {
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.trim_ascii_start().split(' ');
     let state = fields.next()?;
     let started: u64 = fields.nth(18)?.parse().ok()?;
     Some((state, started / TICKS))
 }
 
-/// An agent that does not have the port open. One that has ended and waits to be reaped is none.
-fn idle(proc: &Path) -> Option<u32> {
-    let own = std::process::id();
-    let mut pids = holder::pids(proc).into_iter();
-    pids.find(|pid| {
-        let has_file = || proc.join(format!("{pid}/exe")).read_link().is_ok();
-        *pid != own && holder::name(proc, *pid) == COMM && has_file()
+/// There is an agent. One that has ended and waits to be reaped is none.
+fn idle(proc: &Path) -> bool {
+    holder::others(proc).into_iter().any(|pid| {
+        let has_file = || holder::file(proc, pid, "exe").read_link().is_ok();
+        holder::name(proc, pid) == COMM && has_file()
     })
 }
 

@@ -6,9 +6,11 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use quantix::error::system_text;
 use quantix::rt::check::{Check, Status};
 use quantix::rt::clock;
+
+use super::agent::COMM;
+use super::{Guest, fine, found, unknown, value};
 
 const NAME: &str = "crash";
 
@@ -35,80 +37,84 @@ struct Crash {
     text: String,
 }
 
-/// Looks for the last crash. One that an agent outlived is history, but for what comes next.
-pub fn check(root: &Path, agent_runs: bool) -> Check {
-    let mut last = None;
-    let read = read(&root.join("dev/kmsg"), |record| {
-        last = parse(record).or(last.take());
-    });
-    let crash = match (last, read) {
-        (Some(crash), _) => crash,
-        (None, Ok(())) => return Check::ok(NAME, "the kernel log tells of none"),
-        (None, Err(e)) => {
-            let seen = format!("/dev/kmsg: {}", system_text(&e));
-            return Check::unknown(NAME, seen, "run this as root");
-        }
+/// Looks for the last crash.
+pub fn check(guest: &mut Guest) -> Check {
+    let crash = match last(&guest.at("dev/kmsg")) {
+        Ok(Some(crash)) => crash,
+        Ok(None) => return fine(NAME, format_args!("the kernel log tells of none")),
+        Err(e) => return unknown(NAME, format_args!("/dev/kmsg: {e}"), "run this as root"),
     };
     let now = clock::now().micros() / 1_000_000;
     let ago = super::span(now.saturating_sub(crash.at));
-    let seen = format!("{ago} ago: {}", crash.text);
+    let cpuinfo = guest.read("proc/cpuinfo");
+    let processor = value(&cpuinfo, "model name", ':').unwrap_or("of unknown model");
+    let newer = format!("the agent was built for a newer processor than this: {processor}");
     let (status, cause, remedy) = match crash.kind {
         Kind::InvalidOpcode => (
-            if agent_runs {
-                Status::Warn
-            } else {
-                Status::Fail
+            // One that runs is another build.
+            match guest.agent {
+                Some(_) => Status::Warn,
+                None => Status::Fail,
             },
-            format!(
-                "the agent was built for a newer processor than this: {}",
-                processor(root)
-            ),
+            &*newer,
             "install the distribution's package of quantix-kvm-agent, built for any x86-64",
         ),
         Kind::Fault => (
             Status::Warn,
-            "the agent has crashed".to_owned(),
+            "the agent has crashed",
             "report it with this line and the agent's log",
         ),
         Kind::OutOfMemory => (
             Status::Warn,
-            "the kernel has killed the agent: memory ran out".to_owned(),
+            "the kernel has killed the agent: memory ran out",
             "give the VM more memory, or find what takes it: dmesg",
         ),
     };
-    Check::of(NAME, status, seen, cause, remedy)
+    found(
+        NAME,
+        status,
+        format_args!("{ago} ago: {}", crash.text),
+        format_args!("{cause}"),
+        format_args!("{remedy}"),
+    )
 }
 
-/// Gives each line of the log to `take`.
-fn read(path: &Path, mut take: impl FnMut(&str)) -> io::Result<()> {
+/// The last that the log tells of.
+fn last(path: &Path) -> io::Result<Option<Crash>> {
     let mut log = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)?;
+    let mut last = None;
     let mut buffer = vec![0; MAX_RECORD];
     for _ in 0..MAX_RECORDS {
         match log.read(&mut buffer) {
             Ok(0) => break,
-            Ok(n) => String::from_utf8_lossy(&buffer[..n])
-                .lines()
-                .for_each(&mut take),
+            Ok(n) => {
+                // Behind the first line of a record are others, that begin with a space.
+                for line in String::from_utf8_lossy(&buffer[..n]).split('\n') {
+                    last = parse(line).or(last);
+                }
+            }
             Err(e) if e.kind() == ErrorKind::WouldBlock => break,
             // What was to be read has been overwritten: the next is the oldest that is there.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EPIPE | libc::EINTR)) => {}
             Err(e) => return Err(e),
         }
     }
-    Ok(())
+    Ok(last)
 }
 
-/// `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT`. Only the kernel's own: it is facility 0, and whatever
-/// a process writes there is not.
+/// `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT`. Only the kernel's own, whose priority has one digit: what
+/// a process writes there is of another facility.
 fn parse(record: &str) -> Option<Crash> {
     let (head, text) = record.split_once(';')?;
+    let kind = kind(text)?;
     let mut head = head.split(',');
-    let priority: u32 = head.next()?.parse().ok()?;
+    if head.next()?.len() > 1 {
+        return None;
+    }
     let micros: u64 = head.nth(1)?.parse().ok()?;
-    let kind = kind(text).filter(|_| priority < 8)?;
     Some(Crash {
         at: micros / 1_000_000,
         kind,
@@ -117,32 +123,28 @@ fn parse(record: &str) -> Option<Crash> {
 }
 
 fn kind(text: &str) -> Option<Kind> {
-    if let Some((_, victim)) = text.split_once("Killed process ") {
-        return victim
-            .contains(" (quantix-kvm-age")
+    if let Some((head, victim)) = text.split_once('(')
+        && victim.starts_with(COMM)
+    {
+        let head = head
+            .trim_ascii_end()
+            .trim_end_matches(|c: char| c.is_ascii_digit());
+        return head
+            .ends_with("Killed process ")
             .then_some(Kind::OutOfMemory);
     }
     let trap = text.strip_prefix("traps: ").unwrap_or(text);
-    let (pid, what) = trap.strip_prefix("quantix-kvm-age[")?.split_once(']')?;
-    pid.parse::<u32>().ok()?;
+    let (_, what) = trap.strip_prefix(COMM)?.split_once(']')?;
     if what.starts_with(" trap invalid opcode") {
-        return Some(Kind::InvalidOpcode);
+        Some(Kind::InvalidOpcode)
+    } else if what.starts_with(" trap ")
+        || what.starts_with(" general protection")
+        || what.starts_with(": segfault at")
+    {
+        Some(Kind::Fault)
+    } else {
+        None
     }
-    let faults = [" general protection", ": segfault at", " trap "];
-    faults
-        .iter()
-        .any(|fault| what.starts_with(fault))
-        .then_some(Kind::Fault)
-}
-
-/// What the processor calls itself.
-fn processor(root: &Path) -> String {
-    let text = super::read(&root.join("proc/cpuinfo")).unwrap_or_default();
-    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
-    let model = lines.find(|(key, _)| key.trim() == "model name");
-    model
-        .map_or("of unknown model", |(_, model)| model.trim())
-        .to_owned()
 }
 
 #[cfg(test)]
@@ -186,7 +188,7 @@ mod tests {
             "traps: other[123] trap invalid opcode ip:7f09bb",
             "Out of memory: Killed process 123 (mysqld) total-vm:1kB",
             "systemd[1]: quantix-kvm-age[123]: segfault at 0",
-            "quantix-kvm-age[x]: segfault at 0",
+            "quantix-kvm-age: segfault at 0",
             "quantix-kvm-age[123]: port /dev/vport0p1 is open",
             "",
         ] {

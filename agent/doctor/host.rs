@@ -5,56 +5,48 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use quantix::error::system_text;
 use quantix::rt::check::{Check, Status};
 use quantix::rt::sys::fd::{Wait, wait};
+
+use super::{Guest, fine, found, unknown, value};
 
 const NAME: &str = "host";
 
 /// Asks debugfs, which tells at any time, else the port itself, which tells who has it open.
-pub fn check(root: &Path, device: Option<&Path>, is_free: bool) -> Check {
-    let Some(device) = device else {
-        return Check::unknown(NAME, "there is no device to ask", "");
+pub fn check(guest: &mut Guest) -> Check {
+    let Some(device) = &guest.device else {
+        return unknown(NAME, format_args!("there is no device to ask"), "");
     };
-    let debug = root.join("sys/kernel/debug");
-    let file = debug.join("virtio-ports");
-    let file = file.join(device.file_name().unwrap_or_default());
-    if let Some(is_connected) = super::read(&file).as_deref().and_then(parse) {
-        return found(is_connected, "debugfs");
-    }
-    if !is_free {
-        let seen = "only who has the port open could tell, or debugfs, which cannot be read";
-        return Check::unknown(NAME, seen, "mount -t debugfs none /sys/kernel/debug");
-    }
-    match ask(device) {
-        Ok(is_connected) => found(is_connected, "the port"),
-        Err(e) => {
-            let seen = format!("open {}: {}", device.display(), system_text(&e));
-            Check::unknown(NAME, seen, "")
+    let node = device.file_name().unwrap_or_default().display();
+    let debug = guest.read(&format!("sys/kernel/debug/virtio-ports/{node}"));
+    let (is_connected, by) = match parse(&debug) {
+        Some(is_connected) => (is_connected, "debugfs"),
+        None if guest.is_port_free => match ask(device) {
+            Ok(is_connected) => (is_connected, "the port"),
+            Err(e) => return unknown(NAME, format_args!("{}: {e}", device.display()), ""),
+        },
+        None => {
+            let seen = format_args!("neither debugfs nor the port, which is in use, can be asked");
+            return unknown(NAME, seen, "mount -t debugfs none /sys/kernel/debug");
         }
-    }
-}
-
-fn found(is_connected: bool, by: &str) -> Check {
+    };
     match is_connected {
-        true => Check::ok(NAME, format!("connected, says {by}")),
-        false => Check::of(
+        true => fine(NAME, format_args!("connected, says {by}")),
+        false => found(
             NAME,
             Status::Warn,
-            format!("not connected, says {by}"),
-            "no host is connected",
-            "on the host: qx-node doctor VM",
+            format_args!("not connected, says {by}"),
+            format_args!("no host is connected"),
+            format_args!("on the host: qx-node doctor VM"),
         ),
     }
 }
 
 /// `host_connected: 1`, among others (drivers/char/virtio_console.c, `port_debugfs_show`).
 fn parse(text: &str) -> Option<bool> {
-    let mut lines = text.lines();
-    let value = lines.find_map(|line| line.strip_prefix("host_connected:"))?;
-    match value.trim() {
-        "0" => Some(false),
-        "1" => Some(true),
+    match value(text, "host_connected", ':') {
+        Some("0") => Some(false),
+        Some("1") => Some(true),
         _ => None,
     }
 }

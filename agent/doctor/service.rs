@@ -1,8 +1,8 @@
 //! The unit, where systemd keeps the agent: what `systemctl show` says of it.
 
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
 use std::time::Duration;
 
 use quantix::rt::check::{Check, Status};
@@ -11,40 +11,38 @@ use quantix::rt::sys::fd::{Wait, pipe, wait};
 use quantix::rt::sys::process::{self, Signal};
 use quantix::rt::sys::program::Program;
 
+use super::{Guest, fine, found, unknown, value};
+
 const NAME: &str = "service";
 
-const UNIT: &str = "quantix-kvm-agent.service";
+const UNIT: &CStr = c"quantix-kvm-agent.service";
 
-const PROPERTIES: &str =
-    "LoadState,ActiveState,SubState,NRestarts,ExecMainCode,ExecMainStatus,Result";
+const PROPERTIES: &CStr =
+    c"LoadState,ActiveState,SubState,NRestarts,ExecMainCode,ExecMainStatus,Result";
 
 /// systemd answers at once, or hangs.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// More than the properties can take.
-const MAX_OUTPUT: u64 = 16 * 1024;
+const MAX_OUTPUT: usize = 16 * 1024;
 
-pub fn check(root: &Path) -> Check {
-    if !super::has_systemd(root) {
-        return Check::ok(NAME, "no systemd");
+pub fn check(guest: &mut Guest) -> Check {
+    if !guest.has_systemd() {
+        return fine(NAME, format_args!("no systemd"));
     }
-    match ask(root) {
-        Ok(text) => judge(&text),
-        Err(e) => Check::unknown(NAME, format!("systemctl: {e}"), ""),
+    match ask() {
+        Ok(text) => judge(&String::from_utf8_lossy(&text)),
+        Err(e) => unknown(NAME, format_args!("systemctl: {e}"), ""),
     }
 }
 
 /// Runs systemctl, and kills it if it does not end.
-fn ask(root: &Path) -> io::Result<String> {
-    let word = |word: &str| std::ffi::CString::new(word).unwrap_or_default();
-    let path = format!("{0}usr/bin:{0}bin", root.display());
+fn ask() -> io::Result<Vec<u8>> {
     let program = Program {
-        paths: Program::candidates("systemctl", &path),
-        args: ["systemctl", "show", "-p", PROPERTIES, UNIT]
-            .map(word)
-            .into(),
-        environment: [word("LC_ALL=C")].into(),
-        directories: [word("/")].into(),
+        paths: words(&[c"/usr/bin/systemctl", c"/bin/systemctl"]),
+        args: words(&[c"systemctl", c"show", c"-p", PROPERTIES, UNIT]),
+        environment: words(&[c"LC_ALL=C"]),
+        directories: words(&[c"/"]),
         user: None,
         with_terminal: false,
     };
@@ -54,83 +52,70 @@ fn ask(root: &Path) -> io::Result<String> {
         .start([&null, &writer, &null])
         .map_err(|(_, error)| error)?;
     drop(writer);
-    let mut text = Vec::new();
-    let told = read(&reader, &mut text);
+    let text = read(&reader);
     process::signal_group(pid, Signal::KILL);
     process::wait(pid)?;
-    told.map(|()| String::from_utf8_lossy(&text).into_owned())
+    text
+}
+
+fn words(all: &[&CStr]) -> Vec<CString> {
+    let words = all.iter().map(|word| CString::from(*word));
+    words.collect()
 }
 
 /// Reads to the end, which has to come in time.
-fn read(mut from: &File, into: &mut Vec<u8>) -> io::Result<()> {
+fn read(mut from: &File) -> io::Result<Vec<u8>> {
     let deadline = clock::now() + PATIENCE;
+    let mut text = Vec::new();
     let mut buffer = [0; 4096];
-    loop {
+    while text.len() < MAX_OUTPUT {
         let left = deadline.since(clock::now());
-        let mut waits = [Wait::read(from)];
-        if wait(&mut waits, Some(left))? == 0 {
+        if wait(&mut [Wait::read(from)], Some(left))? == 0 {
             return Err(io::ErrorKind::TimedOut.into());
         }
         match from.read(&mut buffer)? {
-            0 => return Ok(()),
-            n => into.extend(&buffer[..n]),
-        }
-        if into.len() as u64 > MAX_OUTPUT {
-            return Ok(());
+            0 => break,
+            n => text.extend_from_slice(&buffer[..n]),
         }
     }
+    Ok(text)
 }
 
 /// What the properties, `Name=value` a line, say of the agent.
 fn judge(text: &str) -> Check {
-    let get = |name: &str| {
-        let mut lines = text.lines().filter_map(|line| line.split_once('='));
-        lines.find(|line| line.0 == name).map_or("", |line| line.1)
-    };
+    let get = |name: &str| value(text, name, '=').unwrap_or_default();
     let [load, active, sub] = ["LoadState", "ActiveState", "SubState"].map(get);
-    let seen = format!("{UNIT} is {load}, {active} ({sub})");
-    let log = "journalctl -u quantix-kvm-agent";
-    let check =
-        |status, cause: String, remedy: &str| Check::of(NAME, status, &*seen, cause, remedy);
-    let end = || {
-        // CLD_EXITED, CLD_KILLED and CLD_DUMPED of waitid(2).
-        let how = match get("ExecMainCode") {
-            "1" => "status",
-            "2" | "3" => "signal",
-            _ => "code",
-        };
-        format!("{}, {how} {}", get("Result"), get("ExecMainStatus"))
+    let [result, code, status] = ["Result", "ExecMainCode", "ExecMainStatus"].map(get);
+    let restarts = get("NRestarts");
+    // CLD_EXITED of waitid(2), or CLD_KILLED and CLD_DUMPED.
+    let what = if code == "1" { "status" } else { "signal" };
+    let ended = format!("the agent does not stay: {result}, {what} {status}");
+    let restarted = format!("systemd has restarted the agent {restarts} times");
+    let (status, cause, remedy) = match (load, active, sub) {
+        ("", ..) => {
+            let seen = format_args!("systemctl has said nothing of the unit");
+            return unknown(NAME, seen, "");
+        }
+        ("not-found", ..) => {
+            let remedy = "install agent/quantix-kvm-agent.service";
+            (Status::Warn, "there is no such unit", remedy)
+        }
+        ("masked", ..) => {
+            let remedy = "systemctl unmask quantix-kvm-agent";
+            (Status::Fail, "the unit is masked", remedy)
+        }
+        (_, "failed", _) | (_, _, "auto-restart") => (Status::Fail, &*ended, super::LOG),
+        (_, "inactive", _) => (Status::Warn, "the unit is not started", super::START),
+        _ if matches!(restarts, "" | "0") => (Status::Ok, "", ""),
+        _ => (Status::Warn, &*restarted, super::LOG),
     };
-    match (load, active, get("NRestarts")) {
-        ("", ..) => Check::unknown(NAME, "systemctl has said nothing of the unit", ""),
-        ("not-found", ..) => check(
-            Status::Warn,
-            format!("no unit {UNIT}"),
-            "install agent/quantix-kvm-agent.service",
-        ),
-        ("masked", ..) => check(
-            Status::Fail,
-            "the unit is masked".to_owned(),
-            "systemctl unmask quantix-kvm-agent",
-        ),
-        (_, "failed", _) => check(Status::Fail, format!("the unit has failed: {}", end()), log),
-        _ if sub == "auto-restart" => check(
-            Status::Fail,
-            format!("the agent ends again and again: {}", end()),
-            log,
-        ),
-        (_, "inactive", _) => check(
-            Status::Warn,
-            "the unit is not started".to_owned(),
-            "systemctl start quantix-kvm-agent",
-        ),
-        (_, _, "" | "0") => Check::ok(NAME, seen),
-        (_, _, count) => check(
-            Status::Warn,
-            format!("systemd has restarted the agent {count} times"),
-            log,
-        ),
-    }
+    found(
+        NAME,
+        status,
+        format_args!("quantix-kvm-agent.service is {load}, {active} ({sub})"),
+        format_args!("{cause}"),
+        format_args!("{remedy}"),
+    )
 }
 
 #[cfg(test)]
@@ -170,7 +155,7 @@ mod tests {
         let absent = "LoadState=not-found ActiveState=inactive SubState=dead NRestarts=0";
         let (status, cause) = judged(absent);
         assert_eq!(status, Status::Warn);
-        assert!(cause.starts_with("no unit"), "{cause}");
+        assert!(cause.contains("no such unit"), "{cause}");
         assert_eq!(
             judged(&absent.replace("not-found", "loaded")).0,
             Status::Warn

@@ -1,43 +1,44 @@
 //! The configuration file, as the agent would read it.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
 
 use quantix::error::system_text;
 use quantix::rt::check::{Check, Status};
 
+use super::{Guest, fine, found};
 use crate::config;
 
 const NAME: &str = "config";
 
-/// Reads `given`, or the default one, which need not exist.
-pub fn check(root: &Path, given: Option<&Path>) -> Check {
-    let default = || root.join(config::PATH.trim_start_matches('/'));
-    let path = given.map_or_else(default, PathBuf::from);
+/// Reads the one that was named, or the default one, which need not exist.
+pub fn check(guest: &mut Guest) -> Check {
+    let given = &guest.options.config;
+    let default = || guest.at(config::PATH.trim_start_matches('/'));
+    let path = given.clone().unwrap_or_else(default);
     let shown = path.display();
     match config::read(&path) {
         Ok((_, faults)) => match faults.first() {
-            None => Check::ok(NAME, format!("{shown} is in order")),
-            Some(fault) => Check::of(
+            None => fine(NAME, format_args!("{shown} is in order")),
+            Some(fault) => found(
                 NAME,
                 Status::Warn,
-                format!(
+                format_args!(
                     "{shown}: {} faults, of which the defaults hold",
                     faults.len()
                 ),
-                fault,
-                format!("mend {shown}"),
+                format_args!("{fault}"),
+                format_args!("mend {shown}"),
             ),
         },
         Err(e) if e.kind() == ErrorKind::NotFound && given.is_none() => {
-            Check::ok(NAME, format!("no {shown}: defaults"))
+            fine(NAME, format_args!("no {shown}: defaults"))
         }
-        Err(e) => Check::of(
+        Err(e) => found(
             NAME,
             Status::Fail,
-            "",
-            format!("{shown}: {}", system_text(&e)),
-            format!("make {shown} a file that root can read"),
+            format_args!(""),
+            format_args!("{shown}: {}", system_text(&e)),
+            format_args!("make {shown} a file that root can read"),
         ),
     }
 }

@@ -9,11 +9,11 @@ use quantix::rt::random;
 use super::*;
 
 /// A guest's root.
-struct Guest(PathBuf);
+struct Fake(PathBuf);
 
 const PORT: &str = "org.quantix.agent.0";
 
-impl Guest {
+impl Fake {
     /// With nothing in it but process 1.
     fn empty() -> Self {
         let guest = Self(std::env::temp_dir().join(format!("qx-guest-{:x}", random::number())));
@@ -90,10 +90,14 @@ impl Guest {
         self.link(&format!("proc/{pid}/fd/7"), self.0.join("dev/vport2p2"));
     }
 
-    /// Without the file systems, whose children cannot be forked beside other tests: there are none.
     fn examine(&self) -> Vec<Check> {
+        self.examine_with(&cli::Doctor::default())
+    }
+
+    fn examine_with(&self, options: &cli::Doctor) -> Vec<Check> {
+        // No file systems: their children cannot be forked beside the threads of other tests.
         self.file("proc/self/mountinfo", "");
-        examine(&self.0, &cli::Doctor::default())
+        Guest::new(&self.0, options).examine()
     }
 
     #[track_caller]
@@ -110,7 +114,7 @@ impl Guest {
     }
 }
 
-impl Drop for Guest {
+impl Drop for Fake {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
@@ -120,7 +124,7 @@ use Status::{Fail, Ok, Unknown, Warn};
 
 #[test]
 fn a_guest_that_is_well_has_ten_checks_that_are_well() {
-    let checks = Guest::healthy().examine();
+    let checks = Fake::healthy().examine();
     let names: Vec<&str> = checks.iter().map(|check| check.name).collect();
     let expected = [
         "driver",
@@ -146,7 +150,7 @@ fn a_guest_that_is_well_has_ten_checks_that_are_well() {
 
 #[test]
 fn without_a_driver_that_is_the_verdict() {
-    let guest = Guest::empty();
+    let guest = Fake::empty();
     let checks = guest.examine();
     let verdict = check::verdict(&checks).unwrap();
     assert_eq!(
@@ -155,22 +159,22 @@ fn without_a_driver_that_is_the_verdict() {
     );
     guest.file("sys/bus/virtio/drivers/virtio_console/bind", "");
     guest.finds("driver", Ok, "drivers/virtio_console");
-    guest.finds("port", Fail, "no virtio-serial ports");
+    guest.finds("port", Fail, "there: none");
 }
 
 #[test]
 fn without_a_port_those_that_are_there_are_named() {
-    let guest = Guest::healthy();
+    let guest = Fake::healthy();
     guest.remove("sys/class/virtio-ports/vport2p2");
     guest.finds("port", Fail, "the VM has no channel");
-    guest.finds("port", Fail, "only org.qemu.guest_agent.0");
+    guest.finds("port", Fail, "there: org.qemu.guest_agent.0");
     guest.finds("agent", Unknown, "no device");
     guest.finds("host", Unknown, "no device");
 }
 
 #[test]
 fn a_node_that_is_missing_or_wrong_is_made_again() {
-    let guest = Guest::healthy();
+    let guest = Fake::healthy();
     guest.remove("dev/vport2p2");
     let check = guest.finds("port", Fail, "No such file or directory");
     assert!(check.remedy.ends_with("/dev/vport2p2 c 243 2"), "{check:?}");
@@ -180,7 +184,7 @@ fn a_node_that_is_missing_or_wrong_is_made_again() {
 
 #[test]
 fn a_link_is_missed_where_there_is_udev() {
-    let guest = Guest::healthy();
+    let guest = Fake::healthy();
     guest.remove(&format!("dev/virtio-ports/{PORT}"));
     guest.finds("port", Warn, "udevadm trigger");
     guest.remove("run/udev");
@@ -189,21 +193,24 @@ fn a_link_is_missed_where_there_is_udev() {
 
 #[test]
 fn a_port_can_be_given_by_its_name_or_by_its_path() {
-    let guest = Guest::healthy();
-    let (check, device) = port::check(&guest.0, "org.qemu.guest_agent.0");
-    assert_eq!(
-        (check.status, device),
-        (Ok, Some(guest.0.join("dev/vport2p1")))
-    );
-    let (check, device) = port::check(&guest.0, "/dev/null");
-    assert_eq!((check.status, device), (Ok, Some("/dev/null".into())));
-    let (check, device) = port::check(&guest.0, "/no/such/port");
-    assert_eq!((check.status, device), (Fail, None));
+    let guest = Fake::healthy();
+    let port = |port: &str| {
+        let options = cli::Doctor {
+            port: Some(port.to_owned()),
+            ..Default::default()
+        };
+        let mut guest = Guest::new(&guest.0, &options);
+        (port::check(&mut guest).status, guest.device)
+    };
+    let other = guest.0.join("dev/vport2p1");
+    assert_eq!(port("org.qemu.guest_agent.0"), (Ok, Some(other)));
+    assert_eq!(port("/dev/null"), (Ok, Some("/dev/null".into())));
+    assert_eq!(port("/no/such/port"), (Fail, None));
 }
 
 #[test]
 fn whoever_has_the_port_open_is_named() {
-    let guest = Guest::healthy();
+    let guest = Fake::healthy();
     guest.finds("agent", Ok, "pid 20 has the port open, started ");
     guest.process(20, "quantix-kvm-age", "T");
     guest.finds("agent", Fail, "kill -CONT 20");
@@ -220,7 +227,7 @@ fn whoever_has_the_port_open_is_named() {
 
 #[test]
 fn an_agent_without_the_port_is_told_from_none() {
-    let guest = Guest::healthy();
+    let guest = Fake::healthy();
     guest.remove("proc/20/fd/7");
     guest.finds("agent", Fail, "does not have the port open");
     // It has ended, and nobody has taken note.
@@ -232,7 +239,7 @@ fn an_agent_without_the_port_is_told_from_none() {
 
 #[test]
 fn what_must_not_be_looked_into_is_unknown() {
-    let guest = Guest::healthy();
+    let guest = Fake::healthy();
     guest.remove("proc/20");
     // No directory: it cannot be listed, as those of others without root.
     guest.remove("proc/1/fd");
@@ -245,7 +252,7 @@ fn what_must_not_be_looked_into_is_unknown() {
 
 #[test]
 fn the_host_is_asked_for_in_debugfs_and_at_a_free_port() {
-    let guest = Guest::healthy();
+    let guest = Fake::healthy();
     guest.debugfs("0");
     guest.finds("host", Warn, "no host is connected");
     guest.remove("sys/kernel/debug");
@@ -257,7 +264,7 @@ fn the_host_is_asked_for_in_debugfs_and_at_a_free_port() {
 
 #[test]
 fn a_crash_fails_where_no_agent_has_come_after_it() {
-    let guest = Guest::healthy();
+    let guest = Fake::healthy();
     guest.file(
         "proc/cpuinfo",
         "processor\t: 0\nmodel name\t: Old One\nflags\t: fpu\n",
@@ -279,7 +286,7 @@ fn a_crash_fails_where_no_agent_has_come_after_it() {
 
 #[test]
 fn a_configuration_is_absent_wrong_or_not_to_be_read() {
-    let guest = Guest::healthy();
+    let guest = Fake::healthy();
     guest.finds("config", Ok, "defaults");
     guest.file("etc/quantix-kvm/agent.conf", "log_level = info\n");
     guest.finds("config", Ok, "in order");
@@ -288,13 +295,16 @@ fn a_configuration_is_absent_wrong_or_not_to_be_read() {
     guest.remove("etc/quantix-kvm/agent.conf");
     guest.file("etc/quantix-kvm/agent.conf/directory", "");
     guest.finds("config", Fail, "Is a directory");
-    let given = settings::check(&guest.0, Some(Path::new("/no/such/file")));
-    assert_eq!(given.status, Fail);
+    let options = cli::Doctor {
+        config: Some("/no/such/file".into()),
+        ..Default::default()
+    };
+    assert_eq!(guest.examine_with(&options)[7].status, Fail);
 }
 
 #[test]
 fn an_agent_of_another_file_is_another_build() {
-    let guest = Guest::healthy();
+    let guest = Fake::healthy();
     guest.file("other", "");
     guest.link("proc/20/exe", guest.0.join("other"));
     guest.finds("version", Warn, "another build");

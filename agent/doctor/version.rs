@@ -6,33 +6,39 @@ use std::path::Path;
 
 use quantix::rt::check::{Check, Status};
 
+use super::{Guest, fine, found, unknown};
+
 const NAME: &str = "version";
 
-/// Compares the file that `agent` runs with that of this process.
-pub fn check(root: &Path, agent: Option<u32>) -> Check {
-    let this = format!("{} ({})", quantix::VERSION, quantix::REVISION);
-    let Some(pid) = agent else {
-        return Check::ok(
-            NAME,
-            format!("this file is {this}; no agent to compare it with"),
-        );
+/// Compares the agent's file with that of this process.
+pub fn check(guest: &mut Guest) -> Check {
+    let this = format_args!("this file is {} ({})", quantix::VERSION, quantix::REVISION);
+    let Some(pid) = guest.agent else {
+        return fine(NAME, format_args!("{this}; no agent to compare it with"));
     };
-    let proc = root.join("proc");
-    let its = proc.join(format!("{pid}/exe"));
+    let its = guest.at(&format!("proc/{pid}/exe"));
     let Ok(path) = fs::read_link(&its) else {
-        let seen = format!("this file is {this}; that of pid {pid} cannot be seen");
-        return Check::unknown(NAME, seen, "run this as root");
+        let seen = format_args!("{this}; that of pid {pid} cannot be seen");
+        return unknown(NAME, seen, "run this as root");
     };
-    let file = |exe: &Path| fs::metadata(exe).map(|file| (file.dev(), file.ino())).ok();
     let is_replaced = path.as_os_str().as_encoded_bytes().ends_with(b" (deleted)");
-    if !is_replaced && file(&its) == file(&proc.join("self/exe")) {
-        return Check::ok(NAME, format!("{this}, which is what runs"));
+    if !is_replaced && file(&its) == file(&guest.at("proc/self/exe")) {
+        return fine(NAME, format_args!("{this}, which is what pid {pid} runs"));
     }
-    Check::of(
+    let remedy = match guest.has_systemd() {
+        true => "systemctl restart quantix-kvm-agent".to_owned(),
+        false => format!("kill {pid}, and have init start the agent again"),
+    };
+    found(
         NAME,
         Status::Warn,
-        format!("this file is {this}; pid {pid} runs {}", path.display()),
-        "the running agent is another build than this file",
-        super::agent_by(root, "restart"),
+        format_args!("{this}; pid {pid} runs {}", path.display()),
+        format_args!("the running agent is another build than this file"),
+        format_args!("{remedy}"),
     )
+}
+
+fn file(exe: &Path) -> Option<(u64, u64)> {
+    let file = fs::metadata(exe).ok()?;
+    Some((file.dev(), file.ino()))
 }
