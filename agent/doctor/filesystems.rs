@@ -87,7 +87,7 @@ fn judge(mounts: &[Mount], hanging: &[&Mount]) -> Check {
     };
     let name = mount_point.display();
     let remedy = match device.starts_with("/dev/") {
-        true => format!("fsfreeze -u {name}"),
+        true => format!("fsfreeze --unfreeze {name}"),
         false => format!("look after {device}, or umount -l {name}"),
     };
     found(
@@ -113,7 +113,7 @@ mod tests {
         let frozen = judge(&mounts, &[&mounts[1], &mounts[2]]);
         assert_eq!(frozen.status, Status::Fail);
         assert_eq!(frozen.evidence, "these do not answer: /srv /mnt");
-        assert_eq!(frozen.remedy, "fsfreeze -u /srv");
+        assert_eq!(frozen.remedy, "fsfreeze --unfreeze /srv");
         let dead = judge(&mounts, &[&mounts[2]]);
         assert_eq!(dead.remedy, "look after 10.0.0.1:/x, or umount -l /mnt");
     }
