@@ -187,6 +187,7 @@ mod tests {
         for text in [
             "traps: other[123] trap invalid opcode ip:7f09bb",
             "Out of memory: Killed process 123 (mysqld) total-vm:1kB",
+            "oom_reaper: reaped process 123 (quantix-kvm-age), now anon-rss:0kB",
             "systemd[1]: quantix-kvm-age[123]: segfault at 0",
             "quantix-kvm-age: segfault at 0",
             "quantix-kvm-age[123]: port /dev/vport0p1 is open",

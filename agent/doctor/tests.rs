@@ -145,7 +145,6 @@ fn a_guest_that_is_well_has_ten_checks_that_are_well() {
     let text = check::text("guest", &checks, healthy(&checks), false);
     assert!(text.starts_with("guest: ok, the port is open and the agent serves it\n"));
     assert!(json(&checks).starts_with("{\"version\":\"0.1.0\",\"status\":\"ok\",\"checks\":[{"));
-    assert_eq!(healthy(&[]), "no fault was found, as far as can be seen");
 }
 
 #[test]
@@ -245,6 +244,8 @@ fn what_must_not_be_looked_into_is_unknown() {
     guest.remove("proc/1/fd");
     guest.file("proc/1/fd", "");
     guest.finds("agent", Unknown, "root");
+    let said = healthy(&guest.examine());
+    assert_eq!(said, "no fault was found, as far as can be seen");
     // All others are hidden.
     guest.remove("proc/1");
     guest.finds("agent", Unknown, "root");
@@ -316,9 +317,11 @@ fn an_agent_of_another_file_is_another_build() {
 
 #[test]
 fn spans_are_in_the_largest_unit_that_fits() {
-    let spans = [0, 59, 60, 3599, 3600, 86_399, 86_400 * 3].map(span);
+    let spans = [0, 59, 60, 3599, 3600, 86_399, 86_400, 259_200].map(span);
     assert_eq!(
         spans,
-        ["0 s", "59 s", "1 min", "59 min", "1 h", "23 h", "3 d"]
+        [
+            "0 s", "59 s", "1 min", "59 min", "1 h", "23 h", "1 d", "3 d"
+        ]
     );
 }

@@ -21,8 +21,8 @@ pub fn check(guest: &mut Guest) -> Check {
         let seen = format_args!("{this}; that of pid {pid} cannot be seen");
         return unknown(NAME, seen, "run this as root");
     };
-    let is_replaced = path.as_os_str().as_encoded_bytes().ends_with(b" (deleted)");
-    if !is_replaced && file(&its) == file(&guest.at("proc/self/exe")) {
+    // One that was replaced is still that which it was, under a name that ends with " (deleted)".
+    if file(&its) == file(&guest.at("proc/self/exe")) {
         return fine(NAME, format_args!("{this}, which is what pid {pid} runs"));
     }
     let remedy = match guest.has_systemd() {
