@@ -5,7 +5,7 @@
 //! frozen one has that wait in the kernel, so it is a child that asks, and one that hangs is left.
 
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
@@ -24,13 +24,16 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 pub fn check(guest: &mut Guest) -> Check {
     let mounts = File::open(guest.at("proc/self/mountinfo"));
-    match mounts.and_then(|file| disk::mounts(BufReader::new(file))) {
-        Ok(mut mounts) => {
-            mounts.retain(|mount| mount.is_writable);
-            judge(&mounts, &hanging(&mounts))
-        }
+    match mounts.and_then(|file| writable(BufReader::new(file))) {
+        Ok(mounts) => judge(&mounts, &hanging(&mounts)),
         Err(e) => unknown(NAME, format_args!("/proc/self/mountinfo: {e}"), ""),
     }
+}
+
+fn writable(mountinfo: impl BufRead) -> io::Result<Vec<Mount>> {
+    let mut mounts = disk::mounts(mountinfo)?;
+    mounts.retain(|mount| mount.is_writable);
+    Ok(mounts)
 }
 
 /// Which of these do not answer, in their order.
@@ -106,8 +109,8 @@ mod tests {
     #[test]
     fn the_first_that_hangs_is_named_with_its_remedy() {
         let text = "28 1 8:1 / / rw - ext4 /dev/sda1 rw\n29 28 8:2 / /srv rw - xfs /dev/sdb rw\n\
-            30 28 0:9 / /mnt rw - nfs4 10.0.0.1:/x rw\n";
-        let mounts = disk::mounts(text.as_bytes()).unwrap();
+            30 28 0:9 / /mnt rw - nfs4 10.0.0.1:/x rw\n31 28 8:3 / /ro ro - ext4 /dev/sdc ro\n";
+        let mounts = writable(text.as_bytes()).unwrap();
         let fine = judge(&mounts, &[]);
         assert_eq!(fine, Check::ok(NAME, "these answer: / /srv /mnt"));
         let frozen = judge(&mounts, &[&mounts[1], &mounts[2]]);

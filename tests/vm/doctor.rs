@@ -75,6 +75,10 @@ fn a_frozen_file_system_is_named_and_who_asked_does_not_wait_for_it() {
     assert_eq!((status, &found["status"]), (2, &Value::from("fail")));
     let frozen = check(&found, "filesystems");
     assert_eq!(frozen["evidence"], "these do not answer: /mnt/disk");
+    // The child that hangs does not keep who reads the output.
+    let text = sh("quantix-kvm-agent doctor | cat");
+    let verdict = "guest: fail, /mnt/disk is frozen or hangs\n";
+    assert!(text.starts_with(verdict), "{text}");
     // As it says.
     sh(frozen["remedy"].as_str().unwrap());
     let (status, found) = examine(&own.node, "db1");
