@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use quantix::error::system_text;
 use quantix::rt::check::{Check, Status};
 use quantix::rt::clock;
 
@@ -42,7 +43,13 @@ pub fn check(guest: &mut Guest) -> Check {
     let crash = match last(&guest.at("dev/kmsg")) {
         Ok(Some(crash)) => crash,
         Ok(None) => return fine(NAME, format_args!("the kernel log tells of none")),
-        Err(e) => return unknown(NAME, format_args!("/dev/kmsg: {e}"), "run this as root"),
+        Err(e) => {
+            return unknown(
+                NAME,
+                format_args!("/dev/kmsg: {}", system_text(&e)),
+                "run this as root",
+            );
+        }
     };
     let now = clock::now().micros() / 1_000_000;
     let ago = super::span(now.saturating_sub(crash.at));

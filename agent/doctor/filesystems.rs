@@ -9,6 +9,7 @@ use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
+use quantix::error::system_text;
 use quantix::rt::check::{Check, Status};
 use quantix::rt::clock;
 use quantix::rt::sys::fd::{Wait, pipe, wait};
@@ -26,7 +27,11 @@ pub fn check(guest: &mut Guest) -> Check {
     let mounts = File::open(guest.at("proc/self/mountinfo"));
     match mounts.and_then(|file| writable(BufReader::new(file))) {
         Ok(mounts) => judge(&mounts, &hanging(&mounts)),
-        Err(e) => unknown(NAME, format_args!("/proc/self/mountinfo: {e}"), ""),
+        Err(e) => unknown(
+            NAME,
+            format_args!("/proc/self/mountinfo: {}", system_text(&e)),
+            "",
+        ),
     }
 }
 

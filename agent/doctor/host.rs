@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use quantix::error::system_text;
 use quantix::rt::check::{Check, Status};
 use quantix::rt::sys::fd::{Wait, wait};
 
@@ -23,7 +24,13 @@ pub fn check(guest: &mut Guest) -> Check {
         Some(is_connected) => (is_connected, "debugfs"),
         None if guest.is_port_free => match ask(device) {
             Ok(is_connected) => (is_connected, "the port"),
-            Err(e) => return unknown(NAME, format_args!("{}: {e}", device.display()), ""),
+            Err(e) => {
+                return unknown(
+                    NAME,
+                    format_args!("{}: {}", device.display(), system_text(&e)),
+                    "",
+                );
+            }
         },
         None => {
             let seen = format_args!("neither debugfs nor the port, which is in use, can be asked");

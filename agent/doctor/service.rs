@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::time::Duration;
 
+use quantix::error::system_text;
 use quantix::rt::check::{Check, Status};
 use quantix::rt::clock;
 use quantix::rt::sys::fd::{Wait, pipe, wait};
@@ -32,7 +33,7 @@ pub fn check(guest: &mut Guest) -> Check {
     }
     match ask() {
         Ok(text) => judge(&String::from_utf8_lossy(&text)),
-        Err(e) => unknown(NAME, format_args!("systemctl: {e}"), ""),
+        Err(e) => unknown(NAME, format_args!("systemctl: {}", system_text(&e)), ""),
     }
 }
 
