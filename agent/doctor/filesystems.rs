@@ -1,5 +1,5 @@
 //! File systems that are frozen, or whose disk or server does not answer: a command that writes there
-//! hangs, and the agent waits with it.
+//! hangs too.
 //!
 //! Each is asked for a file without a name (O_TMPFILE, open(2)), which is gone when it is closed. A
 //! frozen one has that wait in the kernel, so it is a child that asks, and one that hangs is left.

@@ -34,7 +34,11 @@ pub fn check(guest: &mut Guest) -> Check {
         },
         None => {
             let seen = format_args!("neither debugfs nor the port, which is in use, can be asked");
-            return unknown(NAME, seen, "mount -t debugfs none /sys/kernel/debug");
+            return unknown(
+                NAME,
+                seen,
+                "as root: mount -t debugfs none /sys/kernel/debug",
+            );
         }
     };
     match is_connected {
