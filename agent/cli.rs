@@ -12,6 +12,7 @@ use crate::config;
 #[derive(Debug)]
 pub enum Command {
     Run(Options),
+    Doctor(Doctor),
     Help,
     Version,
 }
@@ -30,12 +31,23 @@ pub struct Options {
     pub log: Target,
 }
 
+/// What to look into, and how to say it.
+#[derive(Debug, Default)]
+pub struct Doctor {
+    pub json: bool,
+    /// A port's name, or with a slash in it the path of its node; else that of the agent.
+    pub port: Option<String>,
+    /// `None`: the default one, if it exists.
+    pub config: Option<PathBuf>,
+}
+
 /// Where `run_dir` is, if not said otherwise.
 const RUN_DIR: &str = "/run/quantix-kvm";
 
 /// What `--help` prints.
 pub const HELP: &str = "\
 Usage: quantix-kvm-agent [OPTIONS]
+       quantix-kvm-agent doctor [--json] [--port NAME_OR_PATH] [--config FILE]
 
 Serves the host of this virtual machine over the virtio-serial port
 org.quantix.agent.0: commands, files, telemetry. Waits for the port to appear,
@@ -52,11 +64,21 @@ Options:
   --help                    print this
 
 Signals: SIGTERM ends it, SIGHUP reads the configuration again.
+
+doctor: checks the guest's side of the channel, names the cause of what is wrong
+and what to do, and changes nothing. Exit status: 0 healthy, 1 warnings, 2 faults.
 ";
 
 /// Reads the arguments.
 pub fn parse() -> Result<Command, lexopt::Error> {
     let mut parser = lexopt::Parser::from_env();
+    if parser
+        .raw_args()?
+        .next_if(|word| word == "doctor")
+        .is_some()
+    {
+        return doctor(&mut parser);
+    }
     let mut options = Options {
         port: None,
         config: None,
@@ -83,4 +105,18 @@ pub fn parse() -> Result<Command, lexopt::Error> {
         }
     }
     Ok(Command::Run(options))
+}
+
+fn doctor(parser: &mut lexopt::Parser) -> Result<Command, lexopt::Error> {
+    let mut doctor = Doctor::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("json") => doctor.json = true,
+            Long("port") => doctor.port = Some(parser.value()?.string()?),
+            Long("config") => doctor.config = Some(parser.value()?.into()),
+            Long("help") | Short('h') => return Ok(Command::Help),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Command::Doctor(doctor))
 }

@@ -5,7 +5,10 @@ mod agent;
 mod cli;
 mod config;
 mod disks;
+mod doctor;
+mod holder;
 mod job;
+mod names;
 mod port;
 mod telemetry;
 mod users;
@@ -16,6 +19,13 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let options = match cli::parse() {
         Ok(cli::Command::Run(options)) => options,
+        Ok(cli::Command::Doctor(options)) => {
+            let (text, status) = doctor::run(&options);
+            return match print(&text) {
+                ExitCode::SUCCESS => ExitCode::from(status),
+                failed => failed,
+            };
+        }
         Ok(cli::Command::Help) => return print(cli::HELP),
         Ok(cli::Command::Version) => {
             let (version, revision) = (quantix::VERSION, quantix::REVISION);

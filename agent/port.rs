@@ -1,5 +1,6 @@
 //! The port to the host: found, opened, lost and opened again, for as long as the agent runs.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -11,6 +12,9 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use quantix::error::system_text;
 use quantix::time::Time;
+
+use crate::holder::{self, Holder};
+use crate::names;
 
 /// The port's name, as QEMU's `virtserialport,name=` gives it.
 pub const NAME: &str = "org.quantix.agent.0";
@@ -276,14 +280,30 @@ impl Failed {
     }
 }
 
+/// A port of this guest, whichever.
+#[derive(Debug)]
+pub struct Listed {
+    /// As QEMU was given it.
+    pub name: String,
+    /// Its node in /dev, and its directory in sysfs.
+    pub node: OsString,
+}
+
+/// The ports that the kernel lists in this directory.
+pub fn ports(sysfs: &Path) -> Vec<Listed> {
+    let listed = |node: OsString| {
+        let name = fs::read(sysfs.join(&node).join("name")).unwrap_or_default();
+        let name = String::from_utf8_lossy(name.trim_ascii_end()).into_owned();
+        Listed { name, node }
+    };
+    let nodes = names::all(sysfs).unwrap_or_default();
+    nodes.into_iter().map(listed).collect()
+}
+
 /// Looks for the port by its name. Needs no udev: `/dev/virtio-ports/` may not exist.
 fn find(sysfs: &Path) -> Result<PathBuf, Failed> {
-    let ports = fs::read_dir(sysfs).into_iter().flatten().flatten();
-    for port in ports {
-        let name = fs::read(port.path().join("name")).unwrap_or_default();
-        if name.trim_ascii_end() == NAME.as_bytes() {
-            return Ok(Path::new("/dev").join(port.file_name()));
-        }
+    if let Some(port) = ports(sysfs).into_iter().find(|port| port.name == NAME) {
+        return Ok(Path::new("/dev").join(port.node));
     }
     let why = if sysfs.exists() {
         format!("no port named {NAME} in {SYSFS}: the VM has no such channel yet")
@@ -308,31 +328,15 @@ fn open(path: &Path) -> Result<(File, bool), Failed> {
         Ok(file) => Ok((file, false)),
         Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
             let mut failed = Failed::at(path, &e);
-            match holder(path) {
-                Some((pid, name)) => failed.why += &format!(": held by {name}, pid {pid}"),
+            let device = fs::canonicalize(path).unwrap_or_default();
+            match holder::of(Path::new("/proc"), &device).found.first() {
+                Some(Holder { pid, name }) => {
+                    failed.why += &format!(": held by {name}, pid {pid}");
+                }
                 None => failed.why += ": held by another process",
             }
             Err(failed)
         }
         Err(e) => Err(Failed::at(path, &e)),
     }
-}
-
-/// Who has this device open, as far as /proc tells.
-fn holder(device: &Path) -> Option<(u32, String)> {
-    let device = fs::canonicalize(device).ok()?;
-    let own = std::process::id();
-    let pids = fs::read_dir("/proc").ok()?.flatten();
-    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let pid = pids.find(|pid| {
-        let fds = fs::read_dir(format!("/proc/{pid}/fd"))
-            .into_iter()
-            .flatten();
-        *pid != own
-            && fds
-                .flatten()
-                .any(|fd| fs::read_link(fd.path()).is_ok_and(|link| link == device))
-    })?;
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    Some((pid, name.trim_end().to_owned()))
 }

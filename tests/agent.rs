@@ -3,6 +3,8 @@
 
 #![cfg(test)]
 
+// `doctor`, on this machine.
+mod doctor;
 // Commands: everything that `Execute` can ask for.
 mod exec;
 // Commands whose streams, signals and terminal are alive.

@@ -15,6 +15,7 @@ mod qmp;
 mod screen;
 
 // Requests to a guest that is well.
+mod doctor;
 mod fairness;
 mod files;
 mod messages;

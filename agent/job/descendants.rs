@@ -3,10 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use quantix::rt::sys::fd::rest;
 use quantix::rt::sys::process::{self, Signal};
+
+use crate::holder;
 
 /// A process that forks as fast as it is killed is followed for so many rounds.
 const ROUNDS: usize = 200;
@@ -41,9 +44,9 @@ pub fn kill() {
 /// The descendants of this process that still run.
 fn descendants() -> BTreeSet<i32> {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let stats = pids.filter_map(|pid| fs::read(format!("/proc/{pid}/stat")).ok());
+    let proc = Path::new("/proc");
+    let pids = holder::others(proc).into_iter();
+    let stats = pids.filter_map(|pid| fs::read(holder::file(proc, pid, "stat")).ok());
     tree(
         own,
         &stats.filter_map(|stat| parse(&stat)).collect::<Vec<_>>(),

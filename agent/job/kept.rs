@@ -16,6 +16,7 @@ use quantix::rt::clock;
 use quantix::rt::sys::fd::{is_locked, try_lock};
 
 use super::ring::{Reader, Writer};
+use crate::names;
 
 /// Kept commands that run at once.
 const MAX_RUNNING: usize = 32;
@@ -110,9 +111,7 @@ impl Root {
     }
 
     fn numbers(&self) -> Vec<u32> {
-        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
-        let parse = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
-        let mut numbers: Vec<u32> = entries.filter_map(parse).collect();
+        let mut numbers = names::numbers(&self.0);
         numbers.sort_unstable();
         numbers
     }

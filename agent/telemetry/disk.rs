@@ -24,6 +24,8 @@ pub struct Mount {
     pub filesystem: String,
     /// What is mounted: a block device, a share, or any word; at most 256 bytes of it.
     pub device: String,
+    /// Neither this mount nor the file system is read-only.
+    pub is_writable: bool,
     /// Of this mount and of the one that it is mounted in.
     id: u32,
     parent: u32,
@@ -63,15 +65,19 @@ impl Mount {
             return None;
         }
         // Behind the options stand any number of other fields, and then a hyphen.
-        let _options = fields.next()?;
+        let options = fields.next()?;
         fields.find(|field| *field == b"-")?;
         let filesystem = unescape(fields.next()?);
         let mut device = unescape(fields.next().unwrap_or_default());
         device.truncate(MAX_DEVICE);
+        // Of both lists of options this is the first word.
+        let may_write = |options: &[u8]| options.split(|b| *b == b',').next() == Some(b"rw");
+        let is_writable = may_write(options) && fields.next().is_some_and(may_write);
         Some(Self {
             mount_point: OsString::from_vec(mount_point).into(),
             filesystem: String::from_utf8_lossy(&filesystem).into_owned(),
             device: String::from_utf8_lossy(&device).into_owned(),
+            is_writable,
             id,
             parent,
             number: (major, minor),
@@ -288,6 +294,20 @@ mod tests {
         assert_eq!(kept[0].device, "/dev/mapper/vg-root");
         assert_eq!(kept[4].filesystem, "nfs4");
         assert_eq!(kept[4].device, "10.0.0.1:/export");
+        assert!(kept.iter().all(|mount| mount.is_writable));
+    }
+
+    #[test]
+    fn a_mount_is_writable_where_both_it_and_its_file_system_are() {
+        let writable = |line: &str| mounts(line)[0].is_writable;
+        assert!(writable(
+            "28 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw,discard"
+        ));
+        assert!(!writable("28 1 8:1 / / ro,relatime - ext4 /dev/sda1 rw"));
+        assert!(!writable(
+            "28 1 8:1 / / rw - ext4 /dev/sda1 ro,errors=remount-ro"
+        ));
+        assert!(!writable("28 1 8:1 / / rw - ext4 /dev/sda1"));
     }
 
     #[test]

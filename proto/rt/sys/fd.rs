@@ -183,6 +183,11 @@ impl<'a> Wait<'a> {
     pub const fn is_ready(&self) -> bool {
         self.0.revents != 0
     }
+
+    /// Nobody is at the other end: of a virtio-serial port, no host.
+    pub const fn is_hung_up(&self) -> bool {
+        self.0.revents & libc::POLLHUP != 0
+    }
 }
 
 /// Waits for the first of these (poll(2)), any kind of file among them, for `limit` at most: how many

@@ -1,0 +1,170 @@
+//! The unit, where systemd keeps the agent: what `systemctl show` says of it.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use quantix::error::system_text;
+use quantix::rt::check::{Check, Status};
+use quantix::rt::clock;
+use quantix::rt::sys::fd::{Wait, pipe, wait};
+use quantix::rt::sys::process::{self, Signal};
+use quantix::rt::sys::program::Program;
+
+use super::{Guest, fine, found, unknown, value};
+
+const NAME: &str = "service";
+
+const UNIT: &CStr = c"quantix-kvm-agent.service";
+
+const PROPERTIES: &CStr =
+    c"LoadState,ActiveState,SubState,NRestarts,ExecMainCode,ExecMainStatus,Result";
+
+/// systemd answers at once, or hangs.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// More than the properties can take.
+const MAX_OUTPUT: usize = 16 * 1024;
+
+pub fn check(guest: &mut Guest) -> Check {
+    if !guest.has_systemd() {
+        return fine(NAME, format_args!("no systemd"));
+    }
+    match ask() {
+        Ok(text) => judge(&String::from_utf8_lossy(&text)),
+        Err(e) => unknown(NAME, format_args!("systemctl: {}", system_text(&e)), ""),
+    }
+}
+
+/// Runs systemctl, and kills it if it does not end.
+fn ask() -> io::Result<Vec<u8>> {
+    let program = Program {
+        paths: words(&[c"/usr/bin/systemctl", c"/bin/systemctl"]),
+        args: words(&[c"systemctl", c"show", c"-p", PROPERTIES, UNIT]),
+        environment: words(&[c"LC_ALL=C"]),
+        directories: words(&[c"/"]),
+        user: None,
+        with_terminal: false,
+    };
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let (reader, writer) = pipe()?;
+    let pid = program
+        .start([&null, &writer, &null])
+        .map_err(|(_, error)| error)?;
+    drop(writer);
+    let text = read(&reader);
+    process::signal_group(pid, Signal::KILL);
+    process::wait(pid)?;
+    text
+}
+
+fn words(all: &[&CStr]) -> Vec<CString> {
+    let words = all.iter().map(|word| CString::from(*word));
+    words.collect()
+}
+
+/// Reads to the end, which has to come in time.
+fn read(mut from: &File) -> io::Result<Vec<u8>> {
+    let deadline = clock::now() + PATIENCE;
+    let mut text = Vec::new();
+    let mut buffer = [0; 4096];
+    while text.len() < MAX_OUTPUT {
+        let left = deadline.since(clock::now());
+        if wait(&mut [Wait::read(from)], Some(left))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match from.read(&mut buffer)? {
+            0 => break,
+            n => text.extend_from_slice(&buffer[..n]),
+        }
+    }
+    Ok(text)
+}
+
+/// What the properties, `Name=value` a line, say of the agent.
+fn judge(text: &str) -> Check {
+    let get = |name: &str| value(text, name, '=').unwrap_or_default();
+    let [load, active, sub] = ["LoadState", "ActiveState", "SubState"].map(get);
+    let [result, code, status] = ["Result", "ExecMainCode", "ExecMainStatus"].map(get);
+    let restarts = get("NRestarts");
+    // CLD_EXITED of waitid(2), or CLD_KILLED and CLD_DUMPED.
+    let what = if code == "1" { "status" } else { "signal" };
+    let ended = format!("the agent does not stay: {result}, {what} {status}");
+    let restarted = format!("systemd has restarted the agent {restarts} times");
+    let (status, cause, remedy) = match (load, active, sub) {
+        ("", ..) => {
+            let seen = format_args!("systemctl has said nothing of the unit");
+            return unknown(NAME, seen, "");
+        }
+        ("not-found", ..) => {
+            let remedy = "install agent/quantix-kvm-agent.service";
+            (Status::Warn, "there is no such unit", remedy)
+        }
+        ("masked", ..) => {
+            let remedy = "systemctl unmask quantix-kvm-agent";
+            (Status::Fail, "the unit is masked", remedy)
+        }
+        (_, "failed", _) | (_, _, "auto-restart") => (Status::Fail, &*ended, super::LOG),
+        (_, "inactive", _) => (Status::Warn, "the unit is not started", super::START),
+        _ if matches!(restarts, "" | "0") => (Status::Ok, "", ""),
+        _ => (Status::Warn, &*restarted, super::LOG),
+    };
+    found(
+        NAME,
+        status,
+        format_args!("quantix-kvm-agent.service is {load}, {active} ({sub})"),
+        format_args!("{cause}"),
+        format_args!("{remedy}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(lines: &str) -> (Status, String) {
+        let check = judge(&lines.replace(' ', "\n"));
+        (check.status, check.cause)
+    }
+
+    #[test]
+    fn a_unit_is_judged_by_its_properties() {
+        let running = "Result=success NRestarts=0 ExecMainCode=0 ExecMainStatus=0 \
+            LoadState=loaded ActiveState=active SubState=running";
+        assert_eq!(judged(running), (Status::Ok, String::new()));
+        let (status, cause) = judged(&running.replace("NRestarts=0", "NRestarts=3"));
+        assert_eq!((status, cause.contains(" 3 times")), (Status::Warn, true));
+        // Older than NRestarts, which came with version 235.
+        assert_eq!(judged(&running.replace("NRestarts=0 ", "")).0, Status::Ok);
+
+        let failed = "Result=exit-code NRestarts=5 ExecMainCode=1 ExecMainStatus=203 \
+            LoadState=loaded ActiveState=failed SubState=failed";
+        let (status, cause) = judged(failed);
+        assert_eq!(status, Status::Fail);
+        assert!(cause.ends_with("exit-code, status 203"), "{cause}");
+
+        let looping = "Result=core-dump NRestarts=7 ExecMainCode=3 ExecMainStatus=4 \
+            LoadState=loaded ActiveState=activating SubState=auto-restart";
+        let (status, cause) = judged(looping);
+        assert_eq!(status, Status::Fail);
+        assert!(cause.ends_with("core-dump, signal 4"), "{cause}");
+    }
+
+    #[test]
+    fn a_unit_that_is_not_there_or_not_started_is_a_warning() {
+        let absent = "LoadState=not-found ActiveState=inactive SubState=dead NRestarts=0";
+        let (status, cause) = judged(absent);
+        assert_eq!(status, Status::Warn);
+        assert!(cause.contains("no such unit"), "{cause}");
+        assert_eq!(
+            judged(&absent.replace("not-found", "loaded")).0,
+            Status::Warn
+        );
+        assert_eq!(
+            judged(&absent.replace("not-found", "masked")).0,
+            Status::Fail
+        );
+        assert_eq!(judged("").0, Status::Unknown);
+    }
+}
