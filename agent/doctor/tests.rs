@@ -129,10 +129,10 @@ fn a_guest_that_is_well_has_ten_checks_that_are_well() {
     let expected = [
         "driver",
         "port",
+        "crash",
         "agent",
         "host",
         "service",
-        "crash",
         "filesystems",
         "config",
         "version",
@@ -276,6 +276,12 @@ fn a_crash_fails_where_no_agent_has_come_after_it() {
     guest.finds("crash", Warn, "than this: Old One");
     guest.remove("proc/20");
     guest.finds("crash", Fail, trap);
+    // It explains that none runs.
+    let checks = guest.examine();
+    assert_eq!(
+        check::verdict(&checks).map(|check| check.name),
+        Some("crash")
+    );
     guest.file(
         "dev/kmsg",
         "6,2,2000000,-;quantix-kvm-age[9]: segfault at 0\n",

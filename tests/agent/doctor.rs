@@ -10,10 +10,10 @@ use crate::util::{Dir, Running, Said};
 const NAMES: [&str; 10] = [
     "driver",
     "port",
+    "crash",
     "agent",
     "host",
     "service",
-    "crash",
     "filesystems",
     "config",
     "version",
@@ -46,7 +46,8 @@ fn json_has_every_check_in_its_order_and_the_exit_status_is_of_the_gravest() {
     let (worst, checks) = examine(&[]);
     let names: Vec<&str> = checks.iter().map(|c| c["name"].as_str().unwrap()).collect();
     assert_eq!(names, NAMES);
-    assert_eq!(checks.iter().map(status).max(), Some(worst));
+    let known = checks.iter().map(status).filter(|s| *s != Status::Unknown);
+    assert_eq!(known.max(), Some(worst));
     for check in &checks {
         // What is wrong has a cause and something to do.
         let is_wrong = status(check) >= Status::Warn;

@@ -154,20 +154,27 @@ fn libvirts_domains_are_seen_through() {
         check(&look.found("web1"), "port").contains("open in the guest, says libvirt")
     });
 
-    // It has died for good, and QEMU's guest agent says so.
+    // It is dead, and QEMU's guest agent can tell more.
     let line = "qemu-ga -m virtio-serial -p /dev/$(basename $(dirname \
          $(grep -l guest_agent /sys/class/virtio-ports/*/name))) -t /run >/dev/null 2>&1 </dev/null &";
     node.sh("web1", line);
-    let end = "mv /usr/sbin/quantix-kvm-agent /root/; (sleep 1; kill -9 $(pidof quantix-kvm-agent)) \
-         >/dev/null 2>&1 </dev/null &";
+    let end = "(sleep 1; kill -STOP $(ps | grep '[s]upervise' | awk '{print $1}'); \
+         kill -9 $(pidof quantix-kvm-agent)) >/dev/null 2>&1 </dev/null &";
     node.sh("web1", end);
+    look.says("web1", "guest.agent", "no agent runs");
+    let arguments = json!({ "path": "/bin/rm", "arg": ["/usr/sbin/quantix-kvm-agent"] });
+    let remove = json!({ "execute": "guest-exec", "arguments": arguments }).to_string();
+    libvirt.virsh(&["qemu-agent-command", "web1", &remove]);
     look.says("web1", "qga", "not installed in the guest");
     let found = look.found("web1");
     assert!(
         check(&found, "qga").contains("the guest lives"),
         "{found:#}"
     );
-    assert!(check(&found, "port").contains("nothing in the guest has the port open"));
+    wait_until("libvirt to know of the port", PATIENCE, || {
+        let port = check(&look.found("web1"), "port");
+        port.contains("nothing in the guest has the port open")
+    });
 
     libvirt.virsh(&["suspend", "web1"]);
     look.says("web1", "vm", "virsh resume web1");
