@@ -1,5 +1,6 @@
 //! What `qx-node doctor` says of a real VM: of QEMU's own monitor, and of libvirt's domains.
 
+use std::fs;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -64,6 +65,20 @@ fn check(found: &Value, name: &str) -> String {
     let mut checks = found["checks"].as_array().unwrap().iter();
     let check = checks.find(|check| check["name"] == name);
     check.map(Value::to_string).unwrap_or_default()
+}
+
+fn wall_seconds() -> i64 {
+    quantix::rt::clock::wall().seconds
+}
+
+/// A program that the processor refuses.
+fn trap(place: &Place) -> String {
+    let (source, program) = (place.file("trap.c"), place.file("trap"));
+    fs::write(&source, "int main(void) { __builtin_trap(); }\n").unwrap();
+    let mut gcc = Command::new("gcc");
+    gcc.arg("-static").arg("-o").arg(&program).arg(&source);
+    assert!(gcc.status().unwrap().success());
+    program.to_str().unwrap().to_owned()
 }
 
 #[test]
@@ -154,7 +169,15 @@ fn libvirts_domains_are_seen_through() {
         check(&look.found("web1"), "port").contains("open in the guest, says libvirt")
     });
 
+    node.sh("web1", "date -s @$(($(date +%s) + 3700))");
+    look.says("web1", "clock", "1h 1m ahead");
+    let now = "date -s @".to_owned() + &wall_seconds().to_string();
+    node.sh("web1", &now);
+    look.is_well("web1");
+
     // It is dead, and QEMU's guest agent can tell more.
+    let trap = trap(&place);
+    node.cli(&["cp", &trap, "web1:/root/trap"]).ok();
     let line = "qemu-ga -m virtio-serial -p /dev/$(basename $(dirname \
          $(grep -l guest_agent /sys/class/virtio-ports/*/name))) -t /run >/dev/null 2>&1 </dev/null &";
     node.sh("web1", line);
@@ -162,9 +185,14 @@ fn libvirts_domains_are_seen_through() {
          kill -9 $(pidof quantix-kvm-agent)) >/dev/null 2>&1 </dev/null &";
     node.sh("web1", end);
     look.says("web1", "guest.agent", "no agent runs");
-    let arguments = json!({ "path": "/bin/rm", "arg": ["/usr/sbin/quantix-kvm-agent"] });
-    let remove = json!({ "execute": "guest-exec", "arguments": arguments }).to_string();
-    libvirt.virsh(&["qemu-agent-command", "web1", &remove]);
+    let other_way = |program: &str, words: &[&str]| {
+        let arguments = json!({ "path": program, "arg": words });
+        let line = json!({ "execute": "guest-exec", "arguments": arguments }).to_string();
+        libvirt.virsh(&["qemu-agent-command", "web1", &line]);
+    };
+    other_way("/bin/mv", &["/root/trap", "/usr/sbin/quantix-kvm-agent"]);
+    look.says("web1", "qga", "built for a newer processor");
+    other_way("/bin/rm", &["/usr/sbin/quantix-kvm-agent"]);
     look.says("web1", "qga", "not installed in the guest");
     let found = look.found("web1");
     assert!(

@@ -32,17 +32,26 @@ pub fn ask(domain: &str) -> (Check, Option<Result<Vec<Check>, String>>) {
     }
     let lives = "QEMU's guest agent answers: the guest lives";
     match doctor(domain) {
-        Ok((127, _)) => {
-            let check = Check::of(
-                "qga",
-                Status::Fail,
-                lives,
-                "quantix-kvm-agent is not installed in the guest",
-                "install its package there",
-            );
-            (check, None)
+        Ok(Ended::Exited(127, _)) => {
+            let why = "quantix-kvm-agent is not installed in the guest";
+            let next = "install its package there";
+            (Check::of("qga", Status::Fail, lives, why, next), None)
         }
-        Ok((_, text)) => {
+        Ok(Ended::Killed(signal)) => {
+            let (why, next) = match signal {
+                4 => (
+                    "quantix-kvm-agent ends there by an illegal instruction: it was built for a newer processor",
+                    "install the package of quantix-kvm-agent, which is built for any x86-64",
+                ),
+                _ => (
+                    "quantix-kvm-agent crashes in the guest",
+                    "look at the guest's kernel log",
+                ),
+            };
+            let seen = format!("{lives}; its doctor was ended by signal {signal}");
+            (Check::of("qga", Status::Fail, seen, why, next), None)
+        }
+        Ok(Ended::Exited(_, text)) => {
             let findings = guest::parse(&text);
             let findings = findings.ok_or_else(|| guest::TOO_OLD.to_owned());
             (Check::ok("qga", lives), Some(findings))
@@ -51,17 +60,28 @@ pub fn ask(domain: &str) -> (Check, Option<Result<Vec<Check>, String>>) {
     }
 }
 
-/// The exit status and the output of the guest's doctor.
-fn doctor(domain: &str) -> Result<(i64, Vec<u8>), String> {
+/// How the guest's doctor ended.
+enum Ended {
+    /// With this status, and this output.
+    Exited(i64, Vec<u8>),
+    /// By this signal.
+    Killed(i64),
+}
+
+fn doctor(domain: &str) -> Result<Ended, String> {
     let ask = json!({ "path": "/bin/sh", "arg": ["-c", LINE], "capture-output": true });
     let begun = call(domain, "guest-exec", &ask)?;
     let end = clock::now() + PATIENCE;
     loop {
         let status = call(domain, "guest-exec-status", &json!({ "pid": begun["pid"] }))?;
+        if let Some(signal) = status["signal"].as_i64() {
+            return Ok(Ended::Killed(signal));
+        }
         if status["exited"] == true {
             let text = status["out-data"].as_str().unwrap_or_default();
             let text = STANDARD.decode(text.trim()).unwrap_or_default();
-            return Ok((status["exitcode"].as_i64().unwrap_or(-1), text));
+            let code = status["exitcode"].as_i64().unwrap_or(-1);
+            return Ok(Ended::Exited(code, text));
         }
         if clock::now() >= end {
             return Err("the guest's doctor does not end".to_owned());
