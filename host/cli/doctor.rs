@@ -41,6 +41,9 @@ const PAUSE: Duration = Duration::from_millis(40);
 /// A VM, and its socket.
 type Vm = (String, PathBuf);
 
+/// A VM, and what was found.
+type Report = (String, Vec<Check>);
+
 /// `qx-node doctor`
 pub fn doctor(typed: &Typed) -> Result<u8, Trouble> {
     let place = Place::of(typed)?;
@@ -49,19 +52,16 @@ pub fn doctor(typed: &Typed) -> Result<u8, Trouble> {
     let all = || reports.iter().flat_map(|(_, checks)| checks);
     let worst = all().map(|check| check.status).max();
     let colour = io::stdout().is_terminal();
+    let is_long = place.named.len() == 1 || place.direct.is_some() || typed.has("verbose");
     let text = if typed.has("json") {
         json(&reports)
     } else if reports.is_empty() {
         format!("no VM has a socket in {}\n", place.directory.path.display())
+    } else if is_long {
+        let long = |(name, checks): &Report| check::text(name, checks, healthy(checks), colour);
+        reports.iter().map(long).collect()
     } else {
-        let one = |(name, checks): &(String, Vec<Check>)| {
-            let healthy = healthy(checks);
-            match place.named.len() == 1 || place.direct.is_some() || typed.has("verbose") {
-                true => check::text(name, checks, healthy, colour),
-                false => check::headline(name, checks, healthy, colour),
-            }
-        };
-        reports.iter().map(one).collect()
+        overview(&reports, colour)
     };
     print(&text)?;
     if let Some(file) = typed.value("bundle") {
@@ -70,6 +70,46 @@ pub fn doctor(typed: &Typed) -> Result<u8, Trouble> {
     Ok(worst.unwrap_or(Status::Unknown).exit())
 }
 
+/// A line for each VM, and one for all of which the same is to be said; how many of them are well.
+fn overview(reports: &[Report], colour: bool) -> String {
+    let key = |checks: &[Check]| {
+        let found = check::verdict(checks)?;
+        Some((found.cause.clone(), found.remedy.clone()))
+    };
+    let mut groups: Vec<(Vec<&str>, &[Check])> = Vec::new();
+    for (name, checks) in reports {
+        let mut same = groups.iter_mut();
+        match same.find(|(_, other)| key(checks).is_some() && key(checks) == key(other)) {
+            Some((names, _)) => names.push(name),
+            None => groups.push((vec![name], checks)),
+        }
+    }
+    let one = |(names, checks): &(Vec<&str>, &[Check])| {
+        let more = match names.len().saturating_sub(MAX_NAMES) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let names = names.get(..MAX_NAMES).unwrap_or(names).join(", ") + &more;
+        check::headline(&names, checks, healthy(checks), colour)
+    };
+    let mut text: String = groups.iter().map(one).collect();
+    if let count @ 2.. = reports.len() {
+        let of = |status| {
+            let of = |(_, checks): &&Report| check::worst(checks) == status;
+            reports.iter().filter(of).count()
+        };
+        let all = [Status::Ok, Status::Warn, Status::Fail, Status::Unknown];
+        let counts = all.map(|status| (of(status), status.word()));
+        let counts = counts.iter().filter(|(count, _)| *count > 0);
+        let counts: Vec<String> = counts.map(|(n, word)| format!("{n} {word}")).collect();
+        text += &format!("{count} VMs: {}\n", counts.join(", "));
+    }
+    text
+}
+
+/// Names of VMs in one line.
+const MAX_NAMES: usize = 5;
+
 /// What there is to say where nothing is wrong.
 fn healthy(checks: &[Check]) -> &str {
     let session = checks.iter().find(|check| check.name == "session");
@@ -77,8 +117,8 @@ fn healthy(checks: &[Check]) -> &str {
 }
 
 /// One object a VM: its name, its status, the name of the check that explains it, and all checks.
-fn json(reports: &[(String, Vec<Check>)]) -> String {
-    let one = |(name, checks): &(String, Vec<Check>)| {
+fn json(reports: &[Report]) -> String {
+    let one = |(name, checks): &Report| {
         let verdict =
             check::verdict(checks).map_or("null".to_owned(), |check| check::quoted(check.name));
         format!(
@@ -143,7 +183,7 @@ impl Place {
     }
 
     /// The findings, and what they were found from.
-    fn bundle(&self, reports: &[(String, Vec<Check>)]) -> Bundle {
+    fn bundle(&self, reports: &[Report]) -> Bundle {
         let mut bundle = Bundle::new(&self.options);
         bundle.add("doctor.json", json(reports));
         let text = reports
@@ -199,7 +239,7 @@ impl Place {
 }
 
 /// All checks of these VMs.
-fn examine(place: &Place, vms: &[Vm], with_probe: bool) -> Vec<(String, Vec<Check>)> {
+fn examine(place: &Place, vms: &[Vm], with_probe: bool) -> Vec<Report> {
     let sockets: Vec<File> = vms.iter().map(|(_, path)| File::look(path)).collect();
     let files: Vec<ends::File> = sockets
         .iter()

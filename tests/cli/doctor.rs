@@ -234,6 +234,24 @@ fn daemons_that_are_missing_hang_or_are_too_many_are_named() {
 }
 
 #[test]
+fn of_many_vms_the_same_is_said_once_and_they_are_counted() {
+    let dir = place();
+    let _listeners: Vec<UnixListener> = (1..8).map(|n| listen(&dir, &format!("vm{n}"))).collect();
+    dir.file("vms/zz.agent.sock", "");
+    let said = doctor(&dir, &[]);
+    let text = String::from_utf8(said.stdout.clone()).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let many = "vm1, vm2, vm3, vm4, vm5 and 2 more: fail, no daemon runs";
+    assert_eq!(lines[..2], [many, "  do: systemctl start quantix-node"]);
+    assert!(
+        lines[2].starts_with("zz: fail, what should be the VM's socket"),
+        "{text}"
+    );
+    assert_eq!(lines.last(), Some(&"8 VMs: 8 fail"));
+    assert_eq!(said.status, 2);
+}
+
+#[test]
 fn who_is_connected_in_our_place_is_named_and_who_waits() {
     let node = Node::start();
     let hidden = place();
