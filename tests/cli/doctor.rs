@@ -265,7 +265,10 @@ fn who_is_connected_in_our_place_is_named_and_who_waits() {
     let daemon = format!("1 wait: qx-node, pid {}", node.process.pid());
     assert_verdict(&node.dir, "vm", "client", &[&me(), &kill, &daemon]);
     let waiting = UnixStream::connect(&path).unwrap();
-    let words = ["2 wait, the queue is full", "one at a time"];
+    let words = [
+        "2 wait, the queue is full, and one more gets EAGAIN",
+        "one at a time",
+    ];
     assert_verdict(&node.dir, "vm", "client", &words);
     drop((holder, served, waiting));
 

@@ -196,7 +196,7 @@ fn libvirts_domains_are_seen_through() {
     look.says("web1", "qga", "not installed in the guest");
     let found = look.found("web1");
     assert!(
-        check(&found, "qga").contains("the guest lives"),
+        check(&found, "qga").contains("the guest lives, Quantix Test Guest 1"),
         "{found:#}"
     );
     wait_until("libvirt to know of the port", PATIENCE, || {

@@ -274,7 +274,12 @@ fn client(facts: &Facts) -> Option<Check> {
     let since = holder
         .age
         .map_or(String::new(), |age| format!(", for {}", span(age)));
-    let seen = format!("{}{since}{line}", who(holder));
+    let seen = format!(
+        "{}{since}, socket {} to {}{line}",
+        who(holder),
+        holder.inode,
+        pair.server.inode
+    );
     let hidden = holder.owner.is_none() && holder.inode != 0;
     // Who is not shown may well be the daemon.
     let ready = facts.told().is_some_and(|vm| vm.state() != VmState::Queued);
@@ -310,7 +315,10 @@ fn waiting(ends: &Ends) -> String {
         0 => String::new(),
         // Backlog 1 takes two (QEMU's chardev/char-socket.c; unix_stream_connect of the kernel).
         n => {
-            let full = if n > 1 { ", the queue is full" } else { "" };
+            let full = match n {
+                1 => "",
+                _ => ", the queue is full, and one more gets EAGAIN",
+            };
             format!("; {n} wait{full}: {}", names.join("; "))
         }
     }

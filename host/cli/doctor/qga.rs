@@ -30,7 +30,10 @@ pub fn ask(domain: &str) -> (Check, Option<Result<Vec<Check>, String>>) {
         let check = Check::unknown("qga", format!("QEMU's guest agent: {why}"), "");
         return (check, None);
     }
-    let lives = "QEMU's guest agent answers: the guest lives";
+    let lives = &format!(
+        "QEMU's guest agent answers: the guest lives{}",
+        about(domain)
+    );
     match doctor(domain) {
         Ok(Ended::Exited(127, _)) => {
             let why = "quantix-kvm-agent is not installed in the guest";
@@ -59,6 +62,32 @@ pub fn ask(domain: &str) -> (Check, Option<Result<Vec<Check>, String>>) {
         Err(why) => (Check::ok("qga", format!("{lives}, but {why}")), None),
     }
 }
+
+/// What it says of the guest: `, Debian GNU/Linux 12, 192.0.2.7`.
+fn about(domain: &str) -> String {
+    let mut text = String::new();
+    let ask = |command| call(domain, command, &json!({})).unwrap_or_default();
+    let system = ask("guest-get-osinfo")["pretty-name"].take();
+    let interfaces = ask("guest-network-get-interfaces");
+    let interfaces = interfaces.as_array().into_iter().flatten();
+    let addresses = interfaces
+        .filter(|interface| interface["name"] != "lo")
+        .flat_map(|interface| interface["ip-addresses"].as_array().into_iter().flatten())
+        .map(|address| &address["ip-address"]);
+    for word in [&system]
+        .into_iter()
+        .chain(addresses)
+        .filter_map(Value::as_str)
+    {
+        text += ", ";
+        text.extend(word.chars().take(MAX_WORD));
+    }
+    text.chars().take(MAX_ABOUT).collect()
+}
+
+/// Characters of a guest's words.
+const MAX_WORD: usize = 100;
+const MAX_ABOUT: usize = 400;
 
 /// How the guest's doctor ended.
 enum Ended {
