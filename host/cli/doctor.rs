@@ -34,9 +34,10 @@ use quantix::message::node::VmState;
 /// What all VMs together may take to be asked, each by its own monitor or doctor.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Looks at queues, and the pause between two: what stays in all of them is stuck.
-const LOOKS: usize = 3;
-const PAUSE: Duration = Duration::from_millis(40);
+/// Looks at queues, and the pause between two: what stays in all of them is stuck. On a busy host a daemon
+/// may not get to read for a while.
+const LOOKS: usize = 6;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A VM, and its socket.
 type Vm = (String, PathBuf);
