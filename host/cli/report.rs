@@ -175,6 +175,7 @@ pub fn vm_json(vm: &Vm) -> Value {
         "rtt_us": vm.rtt_us,
         "clock_skew_ms": vm.clock_skew_ms,
         "last_frame_ms": vm.last_frame_ms,
+        "held_bytes": vm.held_bytes,
         "counters": {
             "sessions": counters.sessions,
             "connects": counters.connects,

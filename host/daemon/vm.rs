@@ -452,6 +452,7 @@ impl Vm {
             rtt_us: self.round_trip_us,
             clock_skew_ms: self.skew_ms,
             socket: self.socket.path.display().to_string(),
+            held_bytes: self.host.held() as u64,
             last_frame_ms: self.host.last_valid().map(millis).unwrap_or_default(),
         }
     }

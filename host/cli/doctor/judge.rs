@@ -411,6 +411,9 @@ fn session(facts: &Facts) -> Option<Check> {
     if vm.rtt_us > 0 {
         seen += &format!(", round trip {}", millis(vm.rtt_us));
     }
+    if vm.held_bytes > 0 {
+        seen += &format!(", {} wait in the daemon", bytes(vm.held_bytes));
+    }
     let counters = vm.counters.unwrap_or_default();
     let dropped = [
         (counters.stale_frames, "stale frames"),
