@@ -267,7 +267,7 @@ fn who_is_connected_in_our_place_is_named_and_who_waits() {
     let waiting = UnixStream::connect(&path).unwrap();
     let words = [
         "2 wait, the queue is full, and one more gets EAGAIN",
-        "one at a time",
+        "serves one client at a time",
     ];
     assert_verdict(&node.dir, "vm", "client", &words);
     drop((holder, served, waiting));

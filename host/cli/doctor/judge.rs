@@ -302,7 +302,10 @@ fn client(facts: &Facts) -> Option<Check> {
         Some(owner) => fail(
             "client",
             seen,
-            "another client is connected, and QEMU serves one at a time",
+            &format!(
+                "{} is connected, and QEMU serves one client at a time",
+                who(holder)
+            ),
             format!("kill {}", owner.pid),
         ),
     })
