@@ -332,9 +332,10 @@ fn a_guest_that_does_not_answer_is_what_the_daemon_says_it_is() {
 #[test]
 fn what_waits_in_the_daemon_for_a_guest_is_told() {
     let (node, vm) = Node::with_vm("vm");
-    let source = node.dir.file("source", vec![7; 8 << 20]);
+    let mut copy = node.begin(&["cp", "--device", "/dev/zero", "vm:/dev/null"]);
+    until_so("bytes on their way", || vm.relay.counts().0 > 1 << 20);
+    // More are allowed to be on their way than the socket takes.
     vm.relay.set(Mode::Hold, Mode::Pass);
-    let mut copy = node.begin(&["cp", &source, "vm:/dev/null"]);
     until_so("bytes that wait", || {
         check(&found(&node.dir, "vm"), "session")
             .to_string()
