@@ -4,6 +4,7 @@ use std::path::Path;
 
 use quantix::rt::check::{Check, Status};
 use quantix::rt::clock;
+use quantix::rt::stat::Stat;
 
 use super::{Guest, fine, found, unknown};
 use crate::holder::{self, Holder};
@@ -12,9 +13,6 @@ pub const NAME: &str = "agent";
 
 /// What the kernel calls the agent: the first 15 bytes of its name.
 pub const COMM: &str = "quantix-kvm-age";
-
-/// Ticks of /proc in a second, on every kernel for x86-64.
-const TICKS: u64 = 100;
 
 /// Leaves in the guest who the agent is, and whether the port is free.
 pub fn check(guest: &mut Guest) -> Check {
@@ -52,7 +50,7 @@ pub fn check(guest: &mut Guest) -> Check {
 
 fn running(guest: &Guest, pid: u32) -> Check {
     let stat = guest.read(&format!("proc/{pid}/stat"));
-    let (state, started) = parse(&stat).unwrap_or_default();
+    let Stat { state, started } = Stat::parse(&stat).unwrap_or_default();
     let age = super::span(clock::uptime_seconds().saturating_sub(started));
     let seen = format_args!("pid {pid} has the port open, started {age} ago");
     match state {
@@ -95,34 +93,10 @@ fn absent(guest: &Guest, proc: &Path) -> Check {
     )
 }
 
-/// The state of a process, and when it was started in seconds since boot: `pid (name) state ppid ...`,
-/// where the name may have any bytes in it (proc_pid_stat(5)).
-fn parse(stat: &str) -> Option<(&str, u64)> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.trim_ascii_start().split(' ');
-    let state = fields.next()?;
-    let started: u64 = fields.nth(18)?.parse().ok()?;
-    Some((state, started / TICKS))
-}
-
 /// There is an agent. One that has ended and waits to be reaped is none.
 fn idle(proc: &Path) -> bool {
     holder::others(proc).into_iter().any(|pid| {
         let has_file = || holder::file(proc, pid, "exe").read_link().is_ok();
         holder::name(proc, pid) == COMM && has_file()
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_start_is_found_behind_any_name() {
-        let stat = "123 (a) R 9 (b) S 1 123 123 0 -1 4194560 226 0 0 0 0 0 0 0 17 -3 1 0 \
-            456789 1 2";
-        assert_eq!(parse(stat), Some(("S", 4567)));
-        assert_eq!(parse("123 (a) S 1 2"), None);
-        assert_eq!(parse(""), None);
-    }
 }

@@ -82,10 +82,8 @@ pub fn keep(line: &File, progress: &Shared, root: &Root) -> i32 {
             Err(_) => return 0,
         };
         let place = (line, progress, root);
-        let (last, is_free) = match run(place, &watch, &request, wires) {
-            Ok((answer, is_free)) => (answer, is_free),
-            Err(failure) => (Body::Error(failure.to_wire()), true),
-        };
+        let (last, is_free) = run(place, &watch, &request, wires)
+            .unwrap_or_else(|failure| (Body::Error(failure.to_wire()), true));
         let last = [Word::Last(last), Word::Free].into_iter();
         let count = if is_free { 2 } else { 1 };
         if line::say(line, last.take(count)).is_err() || !is_free {

@@ -7,16 +7,16 @@ use quantix::error::{Code, Failure};
 use super::options::Typed;
 use super::render::{escape_xml, plain};
 use super::run::print_json;
-use super::{Trouble, print, tool, utf8, vm, vms_dir};
-use crate::daemon::{MONITOR_SUFFIX, SUFFIX, vm_of};
+use super::{Trouble, check_name, print, tool, utf8, vm, vms_dir};
+use crate::daemon::{MONITOR_SUFFIX, SUFFIX};
+
+/// The port's name in the guest.
+pub const PORT: &str = "org.quantix.agent.0";
 
 /// `qx-node channel`
 pub fn channel(typed: &Typed) -> Result<u8, Trouble> {
     let (name, _) = vm(typed, 0)?;
-    if name.contains('/') || vm_of(&format!("{name}{SUFFIX}")).is_none() {
-        let why = "a VM's name has 1 to 128 bytes and no / or control characters in it";
-        return Err(Trouble::Usage(why.to_owned()));
-    }
+    check_name(name)?;
     let path = vms_dir(typed).join(format!("{name}{SUFFIX}"));
     let socket = utf8("path", path.as_os_str())?;
     if socket.len() > MAX_SOCKET_PATH {
@@ -78,7 +78,7 @@ fn quote(word: &str) -> String {
 fn libvirt(socket: &str) -> String {
     format!(
         "<channel type='unix'>\n  <source mode='bind' path='{}'/>\n  \
-         <target type='virtio' name='org.quantix.agent.0'/>\n</channel>",
+         <target type='virtio' name='{PORT}'/>\n</channel>",
         escape_xml(socket)
     )
 }
@@ -92,7 +92,9 @@ fn qemu(socket: &str) -> Vec<String> {
         "-chardev",
         &format!("socket,id=quantix-agent,path={path},server=on,wait=off"),
         "-device",
-        "virtserialport,bus=quantix-serial.0,chardev=quantix-agent,name=org.quantix.agent.0,id=quantix-agent",
+        &format!(
+            "virtserialport,bus=quantix-serial.0,chardev=quantix-agent,name={PORT},id=quantix-agent"
+        ),
     ]
     .map(str::to_owned)
     .to_vec()

@@ -23,10 +23,10 @@ use quantix::rt::sys::fd::rest;
 use quantix::rt::sys::process::effective_user;
 
 use super::options::Typed;
-use super::{Client, Trouble, VMS_DIR, control, print, vms_dir};
+use super::{Client, Trouble, VMS_DIR, channel, check_name, control, print, vms_dir};
 use crate::daemon::{SUFFIX, vm_of};
 use bundle::Bundle;
-use ends::{Ends, Seen};
+use ends::Ends;
 use facts::{Facts, File, Stuck};
 use libvirt::Libvirt;
 use quantix::message::node::VmState;
@@ -50,8 +50,10 @@ pub fn doctor(typed: &Typed) -> Result<u8, Trouble> {
     let place = Place::of(typed)?;
     let vms = place.vms();
     let reports = examine(&place, &vms, typed.has("probe"));
-    let all = || reports.iter().flat_map(|(_, checks)| checks);
-    let worst = all().map(|check| check.status).max();
+    let worst = reports
+        .iter()
+        .map(|(_, checks)| check::worst(checks).exit());
+    let worst = worst.max().unwrap_or_default();
     let colour = io::stdout().is_terminal();
     let is_long = place.named.len() == 1 || place.direct.is_some() || typed.has("verbose");
     let text = if typed.has("json") {
@@ -68,7 +70,7 @@ pub fn doctor(typed: &Typed) -> Result<u8, Trouble> {
     if let Some(file) = typed.value("bundle") {
         place.bundle(&reports).write(Path::new(file))?;
     }
-    Ok(worst.unwrap_or(Status::Unknown).exit())
+    Ok(worst)
 }
 
 /// A line for each VM, and one for all of which the same is to be said; how many of them are well.
@@ -113,8 +115,11 @@ const MAX_NAMES: usize = 5;
 
 /// What there is to say where nothing is wrong.
 fn healthy(checks: &[Check]) -> &str {
-    let session = checks.iter().find(|check| check.name == "session");
-    session.map_or("nothing wrong is seen", |session| &session.evidence)
+    session(checks).map_or("nothing wrong is seen", |session| &session.evidence)
+}
+
+fn session(checks: &[Check]) -> Option<&Check> {
+    checks.iter().find(|check| check.name == "session")
 }
 
 /// One object a VM: its name, its status, the name of the check that explains it, and all checks.
@@ -151,15 +156,9 @@ impl Place {
         let control = control(typed);
         let mut named = Vec::new();
         for word in &typed.words {
-            let name = word
-                .to_str()
-                .filter(|name| vm_of(&format!("{name}{SUFFIX}")).is_some());
-            let name = name.filter(|name| !name.contains('/'));
-            let why = "a VM's name has 1 to 128 bytes and no / or control characters in it";
-            named.push(
-                name.ok_or_else(|| Trouble::Usage(why.to_owned()))?
-                    .to_owned(),
-            );
+            let name = word.to_str().unwrap_or_default();
+            check_name(name)?;
+            named.push(name.to_owned());
         }
         if direct.is_some() && named.len() > 1 {
             return Err(Trouble::Usage("--direct is one VM's socket".to_owned()));
@@ -193,8 +192,7 @@ impl Place {
         bundle.add("doctor.txt", text.collect::<String>());
         for (name, checks) in reports {
             bundle.add_domain(name);
-            let session = checks.iter().find(|check| check.name == "session");
-            let is_ready = session.is_some_and(|check| check.status == Status::Ok);
+            let is_ready = session(checks).is_some_and(|check| check.status == Status::Ok);
             if is_ready && let Ok(mut client) = self.client() {
                 bundle.add_guest(&mut client, name);
             }
@@ -227,8 +225,7 @@ impl Place {
             }
             let domains = self.libvirt.iter().flatten();
             let ours = domains.filter(|(_, domain)| {
-                let mut channels = domain.channels.iter();
-                channels.any(|channel| channel.name == judge::PORT && domain.state != "shut off")
+                domain.channel(channel::PORT).is_some() && domain.state != "shut off"
             });
             names.extend(ours.map(|(name, _)| name.clone()));
         }
@@ -247,7 +244,7 @@ fn examine(place: &Place, vms: &[Vm], with_probe: bool) -> Vec<Report> {
         .map(|socket| (socket.path.clone(), socket.inode().unwrap_or(0)))
         .collect();
     let seen = ends::look(&files).ok();
-    let stuck = seen.as_ref().map(stuck).unwrap_or_default();
+    let stuck = seen.as_deref().map(stuck).unwrap_or_default();
     let daemons = place
         .direct
         .is_none()
@@ -255,7 +252,7 @@ fn examine(place: &Place, vms: &[Vm], with_probe: bool) -> Vec<Report> {
     let end = clock::now() + PATIENCE;
     let mut reports = Vec::new();
     for (at, ((name, path), socket)) in vms.iter().zip(&sockets).enumerate() {
-        let ends = seen.as_ref().and_then(|seen: &Seen| seen.ends.get(at));
+        let ends = seen.as_ref().and_then(|seen| seen.get(at));
         let mut facts = Facts {
             name,
             is_root: effective_user() == 0,
@@ -293,8 +290,8 @@ fn examine(place: &Place, vms: &[Vm], with_probe: bool) -> Vec<Report> {
 }
 
 /// The bytes that no look has found gone, by their socket.
-fn stuck(seen: &Seen) -> BTreeMap<u32, u32> {
-    let ends = seen.ends.iter().flat_map(|ends| &ends.served);
+fn stuck(seen: &[Ends]) -> BTreeMap<u32, u32> {
+    let ends = seen.iter().flat_map(|ends| &ends.served);
     let ends = ends.flat_map(|pair| [&pair.server, &pair.client]);
     let waiting = ends.filter(|end| end.unread > 0);
     let mut stuck: BTreeMap<u32, u32> = waiting.map(|end| (end.inode, end.unread)).collect();

@@ -27,6 +27,7 @@ use quantix::rt::log::{Level, Target};
 use client::Client;
 use options::{COMMANDS, Command, Typed};
 
+use crate::daemon::{SUFFIX, vm_of};
 use crate::serve;
 
 const CONTROL: &str = "/run/quantix-kvm/qx-node.sock";
@@ -230,6 +231,15 @@ fn vm(typed: &Typed, behind: usize) -> Result<(&str, &[OsString]), Trouble> {
         Some(Some(name)) => Ok((name, rest)),
         None => Ok(("", rest)),
     }
+}
+
+/// Whether a socket in the directory can be that of a VM with this name.
+fn check_name(name: &str) -> Result<(), Trouble> {
+    if name.contains('/') || vm_of(&format!("{name}{SUFFIX}")).is_none() {
+        let why = "a VM's name has 1 to 128 bytes and no / or control characters in it";
+        return Err(Trouble::Usage(why.to_owned()));
+    }
+    Ok(())
 }
 
 /// Which word is missing.

@@ -1,5 +1,8 @@
 //! Text for people: aligned tables, readable units, nothing that a guest could hide in a name.
 
+/// Text of a guest: control characters are shown as `\x1b`, so that none reaches the terminal.
+pub use quantix::rt::check::plain;
+
 /// Columns as wide as their widest cell, two spaces apart, no trailing space.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -27,19 +30,6 @@ pub fn pairs(rows: &[(&str, String)]) -> String {
         .map(|(name, value)| vec![format!("{name}:"), value.clone()])
         .collect();
     table(&rows)
-}
-
-/// Text of a guest: control characters are shown as `\x1b`, so that none reaches the terminal.
-pub fn plain(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            out += &format!("\\x{:02x}", u32::from(c));
-        } else {
-            out.push(c);
-        }
-    }
-    out
 }
 
 /// As [`plain`], of a name, which may be any bytes.

@@ -33,20 +33,7 @@ pub struct Stop(Signals);
 impl Stop {
     /// Catches them from now on.
     pub fn catch() -> io::Result<Self> {
-        let (stream, writer) = UnixStream::pair()?;
-        stream.set_nonblocking(true)?;
-        let flags = [SIGHUP, SIGINT, SIGTERM]
-            .into_iter()
-            .filter(|number| !process::is_ignored(*number))
-            .map(|number| {
-                let flag = Arc::new(AtomicBool::new(false));
-                signal_hook::flag::register_conditional_default(number, flag.clone())?;
-                signal_hook::flag::register(number, flag.clone())?;
-                signal_hook::low_level::pipe::register(number, writer.try_clone()?)?;
-                Ok((number, flag))
-            });
-        let flags = flags.collect::<io::Result<_>>()?;
-        Ok(Self(Signals { stream, flags }))
+        Ok(Self(Signals::register(&[SIGHUP, SIGINT, SIGTERM], true)?))
     }
 
     /// The one that has come.
@@ -70,15 +57,24 @@ impl Signals {
 
     /// Catches them from now on, but those that whoever started us has us ignore, as nohup(1) does.
     pub fn catch() -> io::Result<Self> {
+        let all = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
+        Self::register(&all, false)
+    }
+
+    /// `once`: one that has come before does what it does to a program that catches none.
+    fn register(numbers: &[i32], once: bool) -> io::Result<Self> {
         let (stream, writer) = UnixStream::pair()?;
         stream.set_nonblocking(true)?;
         let mut flags = Vec::new();
-        for number in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH] {
+        for &number in numbers {
             if process::is_ignored(number) {
                 continue;
             }
             let flag = Arc::new(AtomicBool::new(false));
             // In this order: what wakes us finds the flag set.
+            if once {
+                signal_hook::flag::register_conditional_default(number, flag.clone())?;
+            }
             signal_hook::flag::register(number, flag.clone())?;
             signal_hook::low_level::pipe::register(number, writer.try_clone()?)?;
             flags.push((number, flag));

@@ -92,6 +92,11 @@ fn talk(child: &mut Child, mut input: &[u8], patience: Duration) -> io::Result<[
     Ok(output)
 }
 
+/// This program, for another command of its own.
+pub fn own() -> Command {
+    Command::new(std::env::current_exe().unwrap_or_else(|_| "qx-node".into()))
+}
+
 /// How long libvirt may take.
 const VIRSH_PATIENCE: Duration = Duration::from_secs(5);
 

@@ -42,7 +42,7 @@ use vm::Vm;
 
 pub use discover::{SUFFIX, vm_of};
 pub use journal::text as event_text;
-pub use monitor::SUFFIX as MONITOR_SUFFIX;
+pub use monitor::{SUFFIX as MONITOR_SUFFIX, is_open};
 pub use state::{text as state_text, word as state_word};
 
 const LISTENER: Token = Token(0);

@@ -328,7 +328,7 @@ impl Session {
 }
 
 /// Whether the guest has opened the port behind the VM's socket, by the answer to `query-chardev`.
-fn is_open(chardevs: &Value, agent: &str) -> Option<bool> {
+pub fn is_open(chardevs: &Value, agent: &str) -> Option<bool> {
     let ours = |chardev: &&Value| {
         let filename = chardev.get("filename").and_then(Value::as_str);
         filename.and_then(socket_of) == Some(agent)
@@ -377,6 +377,12 @@ mod tests {
         let all = json!([chardev(json!(false), "web2"), chardev(json!(true), "web1")]);
         assert_eq!(is_open(&all, name), Some(true));
         assert_eq!(is_open(&json!([chardev(json!(1), "web1")]), name), None);
+        let beside = json!([
+            { "frontend-open": true, "filename": "unix:/x/web.qmp.sock,server=on" },
+            { "frontend-open": false, "filename": "disconnected:unix:/run/x/web.agent.sock,server=on" },
+        ]);
+        assert_eq!(is_open(&beside, "web.agent.sock"), Some(false));
+        assert_eq!(is_open(&beside, "db.agent.sock"), None);
         for odd in [json!(null), json!({}), json!([1, "x", {}]), json!([])] {
             assert_eq!(is_open(&odd, name), None);
         }

@@ -352,15 +352,7 @@ struct Place {
 
 /// `None`: there is no such listener here.
 fn place(ask: &Ask, sockets: &[Socket]) -> Option<Place> {
-    let file = sock_diag::low(ask.file);
-    let is_file = |s: &&Socket| s.file == Some(file) && file_name(s) == ask.path.file_name();
-    // Its file, whatever it is called in the daemon's or in QEMU's view; on a file system that shows
-    // other numbers, its path.
-    let is_path = |s: &&Socket| s.path == ask.path.as_os_str().as_bytes();
-    let mut ours: Vec<&Socket> = sockets.iter().filter(is_file).collect();
-    if ours.is_empty() {
-        ours = sockets.iter().filter(is_path).collect();
-    }
+    let ours = sock_diag::bound(sockets, &ask.path, ask.file);
     let waiting = &ours.iter().find(|s| s.listens)?.waiting;
     let served = ours.iter().filter(|s| !s.listens).map(|s| s.peer);
     let at = ask.ours.map(|ours| waiting.iter().position(|w| *w == ours));

@@ -205,7 +205,7 @@ pub fn quoted(value: &str) -> String {
 }
 
 /// Control characters as `\x1b`, so that none reaches a terminal.
-fn plain(value: &str) -> String {
+pub fn plain(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     for c in value.chars() {
         match c.is_control() {

@@ -6,6 +6,7 @@ pub mod log;
 pub mod random;
 pub mod replace;
 pub mod signal;
+pub mod stat;
 pub mod sys;
 pub mod tree;
 

@@ -86,8 +86,7 @@ fn without_a_daemon_qemu_says_how_the_vm_is() {
     let _turn = Turn::wait();
     let place = Place::new();
     let node = Node::new(&place);
-    let monitor = place.dir.join("vms/db1.qmp.sock");
-    let monitor = format!("unix:{},server=on,wait=off", monitor.display());
+    let monitor = place.monitor("db1");
     let options = Options {
         append: "qx.agent=off",
         qemu: &["-qmp", &monitor],
@@ -177,7 +176,7 @@ fn libvirts_domains_are_seen_through() {
 
     // It is dead, and QEMU's guest agent can tell more.
     let trap = trap(&place);
-    node.cli(&["cp", &trap, "web1:/root/trap"]).ok();
+    node.cli(&["cp", &trap, "web1:/tmp/trap"]).ok();
     let line = "qemu-ga -m virtio-serial -p /dev/$(basename $(dirname \
          $(grep -l guest_agent /sys/class/virtio-ports/*/name))) -t /run >/dev/null 2>&1 </dev/null &";
     node.sh("web1", line);
@@ -190,7 +189,7 @@ fn libvirts_domains_are_seen_through() {
         let line = json!({ "execute": "guest-exec", "arguments": arguments }).to_string();
         libvirt.virsh(&["qemu-agent-command", "web1", &line]);
     };
-    other_way("/bin/mv", &["/root/trap", "/usr/sbin/quantix-kvm-agent"]);
+    other_way("/bin/mv", &["/tmp/trap", "/usr/sbin/quantix-kvm-agent"]);
     look.says("web1", "qga", "built for a newer processor");
     other_way("/bin/rm", &["/usr/sbin/quantix-kvm-agent"]);
     look.says("web1", "qga", "not installed in the guest");

@@ -1,12 +1,9 @@
 //! `quantix-kvm-agent doctor` where there is a port: in a guest that is well, and in one whose disk is
 //! frozen.
 
-use std::fs::File;
-use std::process::Command;
-
 use serde_json::Value;
 
-use super::harness::{Node, Options, Own, shared};
+use super::harness::{Node, Options, Own, drive, shared};
 
 /// What it finds in a guest: its exit status, and the JSON.
 #[track_caller]
@@ -55,14 +52,7 @@ fn in_a_guest_that_is_well_the_port_is_open_and_the_agent_serves_it() {
 #[test]
 fn a_frozen_file_system_is_named_and_who_asked_does_not_wait_for_it() {
     let disk = std::env::temp_dir().join(format!("qx-frozen-{}", std::process::id()));
-    File::create(&disk).unwrap().set_len(16 << 20).unwrap();
-    let made = Command::new("mke2fs")
-        .args(["-q", "-t", "ext4"])
-        .arg(&disk)
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .status();
-    assert!(made.unwrap().success());
-    let drive = format!("file={},format=raw,if=none,id=disk0", disk.display());
+    let drive = drive(&disk, 16);
     let own = Own::ready(&Options {
         qemu: &["-drive", &drive, "-device", "virtio-blk-pci,drive=disk0"],
         ..Default::default()

@@ -230,6 +230,12 @@ impl Place {
         self.dir.join("vms").join(format!("{vm}.agent.sock"))
     }
 
+    /// Where QEMU is to serve a monitor to the daemon, for its `-qmp`.
+    pub fn monitor(&self, vm: &str) -> String {
+        let path = self.dir.join("vms").join(format!("{vm}.qmp.sock"));
+        format!("unix:{},server=on,wait=off", path.display())
+    }
+
     /// A client of the VM's socket that is no daemon of ours.
     pub fn raw_client(&self, vm: &str) -> UnixStream {
         let socket = self.socket(vm);
@@ -696,20 +702,25 @@ impl Drop for Use {
     }
 }
 
-static SHARED: LazyLock<Shared> = LazyLock::new(|| {
-    let place = Place::new();
-    let mut node = Node::new(&place);
-    node.start();
-    let disk = place.file("disk");
-    File::create(&disk).unwrap().set_len(32 << 20).unwrap();
+/// A disk of so many MiB with an ext4 on it, for QEMU's `-drive`, as `disk0`.
+#[track_caller]
+pub fn drive(disk: &Path, mib: u64) -> String {
+    File::create(disk).unwrap().set_len(mib << 20).unwrap();
     let made = Command::new("mke2fs")
         .args(["-q", "-t", "ext4"])
-        .arg(&disk)
+        .arg(disk)
         .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
         .status();
     let made = made.is_ok_and(|status| status.success());
     assert!(made, "mke2fs: tests/vm/install.sh installs it");
-    let drive = format!("file={},format=raw,if=none,id=disk0", disk.display());
+    format!("file={},format=raw,if=none,id=disk0", disk.display())
+}
+
+static SHARED: LazyLock<Shared> = LazyLock::new(|| {
+    let place = Place::new();
+    let mut node = Node::new(&place);
+    node.start();
+    let drive = drive(&place.file("disk"), 32);
     let qemu = [
         "-drive",
         &drive,

@@ -28,8 +28,7 @@ impl Guest {
         let _turn = Turn::wait();
         let place = Place::new();
         let node = Node::new(&place);
-        let monitor = place.dir.join("vms/db1.qmp.sock");
-        let monitor = format!("unix:{},server=on,wait=off", monitor.display());
+        let monitor = place.monitor("db1");
         let options = Options {
             append,
             qemu: &["-qmp", &monitor],

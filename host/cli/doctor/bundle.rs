@@ -69,8 +69,7 @@ impl Bundle {
             bundle.take(&format!("host/{name}"), command.args(&words[1..]));
         }
         for (name, word) in [("vms.json", "vms"), ("events.json", "events")] {
-            let program = std::env::current_exe().unwrap_or_else(|_| "qx-node".into());
-            let mut command = Command::new(program);
+            let mut command = tool::own();
             command.args([word, "--json"]).args(options);
             bundle.take(&format!("host/{name}"), &mut command);
         }

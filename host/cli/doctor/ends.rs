@@ -1,10 +1,12 @@
 //! Both ends of the VMs' sockets: who listens, who is served, who waits, and what nobody has read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use quantix::rt::clock::uptime_seconds;
+use quantix::rt::stat::Stat;
 use quantix::rt::sys::sock_diag::{self, Socket};
 
 use crate::owners::{Owner, Owners};
@@ -38,14 +40,6 @@ pub struct Ends {
     pub waiting: Vec<End>,
 }
 
-/// The ends of all sockets that were asked for.
-#[derive(Debug, Default)]
-pub struct Seen {
-    pub ends: Vec<Ends>,
-    /// Processes of other users are not shown to us.
-    pub denied: bool,
-}
-
 /// A socket's path, and its file's inode.
 pub type File = (PathBuf, u64);
 
@@ -53,21 +47,13 @@ pub type File = (PathBuf, u64);
 ///
 /// # Errors
 /// The kernel does not show sockets (CONFIG_UNIX_DIAG).
-pub fn look(files: &[File]) -> io::Result<Seen> {
+pub fn look(files: &[File]) -> io::Result<Vec<Ends>> {
     let sockets = dump()?;
-    let mut seen = Seen {
-        ends: files.iter().map(|file| of(file, &sockets)).collect(),
-        denied: false,
-    };
-    let mut wanted = BTreeSet::new();
-    for end in seen.ends.iter_mut().flat_map(Ends::all) {
-        wanted.insert(end.inode);
-    }
-    wanted.remove(&0);
-    let owners = Owners::find(wanted);
-    seen.denied = owners.denied;
-    let now = uptime();
-    for end in seen.ends.iter_mut().flat_map(Ends::all) {
+    let mut seen: Vec<Ends> = files.iter().map(|file| of(file, &sockets)).collect();
+    let wanted = seen.iter_mut().flat_map(Ends::all).map(|end| end.inode);
+    let owners = Owners::find(wanted.filter(|inode| *inode != 0).collect());
+    let now = uptime_seconds();
+    for end in seen.iter_mut().flat_map(Ends::all) {
         end.owner = owners.found.get(&end.inode).cloned();
         let begun = end.owner.as_ref().and_then(|owner| begun(owner.pid));
         end.age = begun.map(|begun| now.saturating_sub(begun));
@@ -110,16 +96,7 @@ impl Ends {
 
 /// The ends of one socket.
 fn of((path, file): &File, sockets: &BTreeMap<u32, Socket>) -> Ends {
-    let file = sock_diag::low(*file);
-    let name = path.file_name();
-    let is_name = |s: &&Socket| Path::new(bytes(&s.path)).file_name() == name;
-    let is_file = |s: &&Socket| s.file == Some(file) && is_name(s);
-    // On a file system that shows other numbers than the kernel has: its path.
-    let is_path = |s: &&Socket| bytes(&s.path) == path.as_os_str();
-    let mut ours: Vec<&Socket> = sockets.values().filter(is_file).collect();
-    if ours.is_empty() {
-        ours = sockets.values().filter(is_path).collect();
-    }
+    let ours = sock_diag::bound(sockets.values(), path, *file);
     let end = |inode: u32| End {
         inode,
         unread: sockets.get(&inode).map_or(0, |socket| socket.unread),
@@ -146,22 +123,10 @@ fn of((path, file): &File, sockets: &BTreeMap<u32, Socket>) -> Ends {
     }
 }
 
-fn bytes(path: &[u8]) -> &std::ffi::OsStr {
-    std::os::unix::ffi::OsStrExt::from_bytes(path)
-}
-
-/// Seconds from the boot to now.
-fn uptime() -> u64 {
-    quantix::rt::clock::uptime_seconds()
-}
-
-/// Seconds from the boot to the begin of a process: field 22 of proc_pid_stat(5), in units of 1/100 s on
-/// every system that this runs on.
+/// Seconds from the boot to the begin of a process.
 fn begun(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let ticks: u64 = rest.split(' ').nth(19)?.parse().ok()?;
-    Some(ticks / 100)
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    Some(Stat::parse(&String::from_utf8_lossy(&stat))?.started)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use quantix::rt::check::Check;
 
 use super::daemons::Daemons;
 use super::ends::Ends;
-use super::libvirt::Libvirt;
+use super::libvirt::{Domain, Libvirt};
 use super::monitor::Said;
 use super::qga;
 
@@ -108,17 +108,16 @@ fn refused(path: &Path) -> Option<String> {
 }
 
 impl Facts<'_> {
+    /// What libvirt knows of the VM.
+    pub fn domain(&self) -> Option<&Domain> {
+        self.libvirt.as_ref().ok()?.get(self.name)
+    }
+
     /// The VM runs, and QEMU's own guest agent has its port open.
     pub fn may_ask_qemus(&self) -> bool {
-        let domain = self
-            .libvirt
-            .as_ref()
-            .ok()
-            .and_then(|all| all.get(self.name));
-        domain.is_some_and(|domain| {
-            let mut channels = domain.channels.iter();
-            domain.state == "running"
-                && channels.any(|channel| channel.name == qga::PORT && channel.open == Some(true))
+        self.domain().is_some_and(|domain| {
+            let channel = domain.channel(qga::PORT);
+            domain.state == "running" && channel.is_some_and(|channel| channel.open == Some(true))
         })
     }
 

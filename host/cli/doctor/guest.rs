@@ -1,6 +1,5 @@
 //! What the guest's own doctor finds, asked over the channel, and whether bytes make it there and back.
 
-use std::process::Command;
 use std::time::Duration;
 
 use quantix::message::{Body, agent};
@@ -90,8 +89,7 @@ pub fn probe(vm: &str, options: &[String]) -> Check {
     for size in SIZES {
         let sent: Vec<u8> = (0..=250).cycle().take(size).collect();
         let begun = clock::now();
-        let program = std::env::current_exe().unwrap_or_else(|_| "qx-node".into());
-        let mut command = Command::new(program);
+        let mut command = tool::own();
         command.arg("exec").arg("-i").args(options);
         command.args(
             [vm, "--", "cat"]

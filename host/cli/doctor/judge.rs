@@ -5,13 +5,11 @@ use std::path::Path;
 use quantix::message::node::VmState;
 use quantix::rt::check::{Check, Status};
 
+use super::super::channel::PORT;
 use super::super::render::{bytes, millis, span};
 use super::ends::{End, Ends};
 use super::facts::{Facts, Kind};
 use crate::daemon::state_text;
-
-/// The port's name in the guest.
-pub const PORT: &str = "org.quantix.agent.0";
 
 /// A guest's clock may be off by so much, in ms.
 const SKEW: i64 = 2000;
@@ -20,14 +18,13 @@ const SKEW: i64 = 2000;
 pub fn judge(facts: &Facts) -> Vec<Check> {
     let mut checks = Vec::new();
     checks.extend(privileges(facts));
-    checks.extend(directory(facts));
-    checks.extend(channel(facts));
-    if let Some(check) = socket(facts) {
-        let status = check.status;
-        checks.push(check);
-        if status == Status::Fail {
-            return checks;
-        }
+    checks.push(directory(facts));
+    checks.push(channel(facts));
+    let socket = socket(facts);
+    let is_there = socket.status != Status::Fail;
+    checks.push(socket);
+    if !is_there {
+        return checks;
     }
     let listens = listener(facts);
     let is_there = listens.status != Status::Fail;
@@ -58,9 +55,9 @@ fn privileges(facts: &Facts) -> Option<Check> {
     (!facts.is_root).then(|| Check::unknown("root", why, next))
 }
 
-fn directory(facts: &Facts) -> Option<Check> {
+fn directory(facts: &Facts) -> Check {
     let path = facts.directory.path.display().to_string();
-    Some(match &facts.directory.kind {
+    match &facts.directory.kind {
         Kind::Directory { mode } if mode & 0o002 != 0 => Check::of(
             "directory",
             Status::Warn,
@@ -85,30 +82,29 @@ fn directory(facts: &Facts) -> Option<Check> {
             let why = "what should be the directory for the VMs' sockets is none";
             fail("directory", &path, why, "name another with --vms-dir")
         }
-    })
+    }
 }
 
 /// What libvirt's XML says.
-fn channel(facts: &Facts) -> Option<Check> {
+fn channel(facts: &Facts) -> Check {
     let name = facts.name;
-    let domains = match facts.libvirt {
-        Ok(domains) => domains,
-        Err(why) => return Some(Check::unknown("channel", why, "")),
-    };
-    let Some(domain) = domains.get(name) else {
+    if let Err(why) = facts.libvirt {
+        return Check::unknown("channel", why, "");
+    }
+    let Some(domain) = facts.domain() else {
         let why = format!("libvirt has no domain {name}");
-        return Some(Check::unknown("channel", why, ""));
+        return Check::unknown("channel", why, "");
     };
-    let Some(channel) = domain.channels.iter().find(|channel| channel.name == PORT) else {
-        return Some(fail(
+    let Some(channel) = domain.channel(PORT) else {
+        return fail(
             "channel",
             format!("domain {name} is {}", domain.state),
             "libvirt gives the VM no channel for the agent",
             format!("qx-node channel {name} --attach"),
-        ));
+        );
     };
     let wanted = &facts.socket.path;
-    Some(if !channel.binds {
+    if !channel.binds {
         fail(
             "channel",
             &channel.path,
@@ -124,7 +120,7 @@ fn channel(facts: &Facts) -> Option<Check> {
         )
     } else {
         Check::ok("channel", format!("libvirt: {PORT}, bound by QEMU"))
-    })
+    }
 }
 
 /// Two names of one place: /var/run is a link to /run.
@@ -136,10 +132,9 @@ fn same(one: &Path, other: &Path) -> bool {
     one == other || (real(one).0.is_some() && real(one) == real(other))
 }
 
-fn socket(facts: &Facts) -> Option<Check> {
+fn socket(facts: &Facts) -> Check {
     let (name, path) = (facts.name, facts.socket.path.display().to_string());
-    let domain = facts.libvirt.as_ref().ok().and_then(|all| all.get(name));
-    Some(match &facts.socket.kind {
+    match &facts.socket.kind {
         Kind::Socket { refused, mode, .. } => match refused {
             None => Check::ok("socket", path),
             Some(why) => fail(
@@ -149,7 +144,7 @@ fn socket(facts: &Facts) -> Option<Check> {
                 format!("run as root, or as a user who may write to {path}"),
             ),
         },
-        Kind::Missing => match domain.map(|domain| domain.state.as_str()) {
+        Kind::Missing => match facts.domain().map(|domain| domain.state.as_str()) {
             Some("shut off") => {
                 let next = format!("virsh start {name}");
                 fail("socket", path, "the VM is off", next)
@@ -176,7 +171,7 @@ fn socket(facts: &Facts) -> Option<Check> {
             "what should be the VM's socket is none",
             format!("rm {path}, and start the VM again"),
         ),
-    })
+    }
 }
 
 fn listener(facts: &Facts) -> Check {
@@ -353,12 +348,7 @@ fn flow(facts: &Facts) -> Option<Check> {
 }
 
 fn vm(facts: &Facts) -> Option<Check> {
-    let domain = facts
-        .libvirt
-        .as_ref()
-        .ok()
-        .and_then(|all| all.get(facts.name));
-    let by_libvirt = domain.map(|domain| domain.state != "paused");
+    let by_libvirt = facts.domain().map(|domain| domain.state != "paused");
     let running = facts.monitor.map(|said| said.running).or(by_libvirt)?;
     let by = if facts.monitor.is_some() {
         "QEMU"
@@ -378,12 +368,7 @@ fn vm(facts: &Facts) -> Option<Check> {
 
 /// Whether the guest has the port open.
 fn port(facts: &Facts) -> Option<Check> {
-    let domain = facts
-        .libvirt
-        .as_ref()
-        .ok()
-        .and_then(|all| all.get(facts.name));
-    let channel = domain.and_then(|domain| domain.channels.iter().find(|c| c.name == PORT));
+    let channel = facts.domain().and_then(|domain| domain.channel(PORT));
     let by_libvirt = channel.and_then(|channel| channel.open);
     let by_qemu = facts.monitor.and_then(|said| said.open);
     let (open, by) = match (by_qemu, by_libvirt) {

@@ -15,6 +15,13 @@ pub struct Domain {
     pub channels: Vec<Channel>,
 }
 
+impl Domain {
+    /// Its channel whose port has this name in the guest.
+    pub fn channel(&self, name: &str) -> Option<&Channel> {
+        self.channels.iter().find(|channel| channel.name == name)
+    }
+}
+
 /// A `<channel type='unix'>`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Channel {

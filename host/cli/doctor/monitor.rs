@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::daemon::MONITOR_SUFFIX;
+use crate::daemon::{MONITOR_SUFFIX, is_open};
 
 /// What it has said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,36 +56,6 @@ pub fn look(socket: &Path, name: &str) -> Option<Said> {
     let chardevs = ask("query-chardev")?;
     Some(Said {
         running: status["return"]["running"].as_bool()?,
-        open: open(&chardevs, socket),
+        open: is_open(&chardevs["return"], socket.file_name()?.to_str()?),
     })
-}
-
-/// Of the character device whose socket this is.
-fn open(answer: &Value, socket: &Path) -> Option<bool> {
-    let name = socket.file_name()?.to_str()?;
-    let all = answer["return"].as_array()?;
-    let is_ours = |device: &&Value| {
-        let file = device["filename"].as_str().unwrap_or_default();
-        // `unix:PATH,server=on`, with `disconnected:` in front where no client is there.
-        let path = file.split(',').next().unwrap_or_default();
-        path.rsplit('/').next() == Some(name)
-    };
-    all.iter().find(is_ours)?["frontend-open"].as_bool()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_device_is_found_by_its_socket() {
-        let answer = serde_json::json!({ "return": [
-            { "frontend-open": true, "filename": "unix:/x/web.qmp.sock,server=on" },
-            { "frontend-open": false, "filename": "disconnected:unix:/run/x/web.agent.sock,server=on" },
-        ] });
-        let of = |path: &str| open(&answer, Path::new(path));
-        assert_eq!(of("/var/run/x/web.agent.sock"), Some(false));
-        assert_eq!(of("/var/run/x/db.agent.sock"), None);
-        assert_eq!(open(&Value::Null, Path::new("/a")), None);
-    }
 }

@@ -1,10 +1,13 @@
 //! What the kernel knows of Unix sockets (sock_diag(7)): whether a connection of ours has been
 //! accepted, and who else is connected or waits to be.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::check;
 
@@ -89,6 +92,24 @@ pub fn all(mut each: impl FnMut(Socket)) -> io::Result<()> {
             }
             rest = found.rest;
         }
+    }
+}
+
+/// Those of these that belong to the socket at this path: the one that listens, and those that it has
+/// accepted. They are told by the inode of its file, whatever it is called in our view or in theirs; on a
+/// file system that shows other numbers than the kernel has, by the path.
+pub fn bound<'a>(
+    sockets: impl IntoIterator<Item = &'a Socket> + Clone,
+    path: &Path,
+    file: u64,
+) -> Vec<&'a Socket> {
+    let file = low(file);
+    let of = |socket: &'a Socket| Path::new(OsStr::from_bytes(&socket.path));
+    let is_file = |s: &&'a Socket| s.file == Some(file) && of(s).file_name() == path.file_name();
+    let ours: Vec<&Socket> = sockets.clone().into_iter().filter(is_file).collect();
+    match ours.is_empty() {
+        true => sockets.into_iter().filter(|s| of(s) == path).collect(),
+        false => ours,
     }
 }
 
@@ -201,7 +222,6 @@ fn odd() -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::{UnixListener, UnixStream};
 
     use super::*;
