@@ -98,7 +98,6 @@ impl Exec {
         token: impl Fn(usize) -> Token,
     ) -> io::Result<(Pid, Self)> {
         let (ends, wires) = wire(request)?;
-        line::run(&keeper.line, request, &wires)?;
         keeper.register(registry, token(CONTROL))?;
         let inlet = |file, at| Inlet::new(file, registry, token(at));
         let outlet = |file| Outlet::new(file, registry, token(STDIN)).map(Sink::new);
@@ -123,8 +122,11 @@ impl Exec {
                 (stdin, output, None)
             }
         };
+        let stdin = stdin.map(outlet).transpose()?;
+        // Nothing fails behind this: what is refused must not run.
+        line::run(&keeper.line, request, &wires)?;
         let exec = Self {
-            stdin: stdin.map(outlet).transpose()?,
+            stdin,
             inside_line: false,
             output,
             terminal,
