@@ -1,8 +1,12 @@
 //! The processes behind sockets, found by a walk through /proc.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
+use std::time::Duration;
+
+use quantix::rt::stat::Stat;
 
 /// A process that has a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +16,8 @@ pub struct Owner {
     pub command: String,
     /// The socket's descriptor there.
     pub fd: u32,
+    /// When it began, since boot.
+    pub begun: Duration,
 }
 
 /// The owners of some sockets.
@@ -24,14 +30,14 @@ pub struct Owners {
 }
 
 impl Owners {
-    /// Walks until an owner of each has been found.
-    pub fn find(mut wanted: BTreeSet<u32>) -> Self {
+    /// Walks through all processes.
+    pub fn find(wanted: &BTreeSet<u32>) -> Self {
         let mut owners = Self::default();
+        if wanted.is_empty() {
+            return owners;
+        }
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
         for process in processes {
-            if wanted.is_empty() {
-                break;
-            }
             let Some(pid) = process.file_name().to_str().and_then(|n| n.parse().ok()) else {
                 continue;
             };
@@ -45,20 +51,39 @@ impl Owners {
             for descriptor in descriptors.flatten() {
                 let target = fs::read_link(descriptor.path()).unwrap_or_default();
                 if let Some(inode) = socket_of(&target.to_string_lossy())
-                    && wanted.remove(&inode)
+                    && wanted.contains(&inode)
                 {
                     let fd = descriptor.file_name().to_str().and_then(|n| n.parse().ok());
-                    let command = fs::read(process.path().join("comm")).unwrap_or_default();
-                    let owner = Owner {
-                        pid,
-                        command: command_of(&command),
-                        fd: fd.unwrap_or(0),
-                    };
-                    owners.found.insert(inode, owner);
+                    let read = |name| fs::read(process.path().join(name)).unwrap_or_default();
+                    let stat = String::from_utf8_lossy(&read("stat")).into_owned();
+                    // One without has just ended.
+                    if let Some(stat) = Stat::parse(&stat) {
+                        let owner = Owner {
+                            pid,
+                            command: command_of(&read("comm")),
+                            fd: fd.unwrap_or(0),
+                            begun: stat.started,
+                        };
+                        owners.note(inode, owner);
+                    }
                 }
             }
         }
         owners
+    }
+
+    /// Of several that have a socket it is the oldest: the others are children that inherited it, as one
+    /// between its fork and its exec.
+    fn note(&mut self, inode: u32, owner: Owner) {
+        match self.found.entry(inode) {
+            Entry::Vacant(entry) => {
+                entry.insert(owner);
+            }
+            Entry::Occupied(mut entry) if owner.begun < entry.get().begun => {
+                entry.insert(owner);
+            }
+            Entry::Occupied(_) => {}
+        }
     }
 }
 
@@ -77,6 +102,23 @@ pub fn command_of(comm: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_several_owners_it_is_the_oldest() {
+        let owner = |pid, begun| Owner {
+            pid,
+            command: String::new(),
+            fd: 3,
+            begun: Duration::from_millis(begun),
+        };
+        // The numbers of processes begin again.
+        for (first, second) in [((3146, 510), (26011, 500)), ((26011, 500), (3146, 510))] {
+            let mut owners = Owners::default();
+            owners.note(9, owner(first.0, first.1));
+            owners.note(9, owner(second.0, second.1));
+            assert_eq!(owners.found[&9].pid, 26011);
+        }
+    }
 
     #[test]
     fn names_are_bounded() {

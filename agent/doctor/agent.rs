@@ -51,7 +51,7 @@ pub fn check(guest: &mut Guest) -> Check {
 fn running(guest: &Guest, pid: u32) -> Check {
     let stat = guest.read(&format!("proc/{pid}/stat"));
     let Stat { state, started } = Stat::parse(&stat).unwrap_or_default();
-    let age = super::span(clock::uptime_seconds().saturating_sub(started));
+    let age = super::span(clock::uptime_seconds().saturating_sub(started.as_secs()));
     let seen = format_args!("pid {pid} has the port open, started {age} ago");
     match state {
         "T" | "t" => found(

@@ -328,7 +328,7 @@ fn look(asks: &[(VmKey, Ask)], mut pipe: &File) -> io::Result<()> {
         .filter_map(|(key, ask)| Some((*key, place(ask, &sockets)?)))
         .collect();
     let wanted = places.iter().filter_map(|(_, place)| place.holder);
-    let owners = Owners::find(wanted.filter(|inode| *inode != 0).collect());
+    let owners = Owners::find(&wanted.filter(|inode| *inode != 0).collect());
     for (key, place) in places {
         let (verdict, behind) = name(&owners, &place);
         let answer = Answer {
@@ -460,6 +460,7 @@ mod tests {
             pid: 1234,
             command: "socat".to_owned(),
             fd: 3,
+            begun: Duration::ZERO,
         };
         owners.found.insert(9, owner);
         let mut place = Place {

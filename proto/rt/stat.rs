@@ -1,16 +1,18 @@
 //! What /proc/PID/stat says of a process (proc_pid_stat(5)).
 
+use std::time::Duration;
+
 /// As far as anybody needs it here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stat<'a> {
     /// A letter, as `T` for one that is stopped.
     pub state: &'a str,
-    /// When it began, in seconds since boot.
-    pub started: u64,
+    /// When it began, since boot.
+    pub started: Duration,
 }
 
-/// The kernel counts in these, USER_HZ, on every system that this runs on.
-const TICKS: u64 = 100;
+/// What the kernel counts in, a USER_HZ, on every system that this runs on.
+const TICK_MS: u64 = 10;
 
 impl<'a> Stat<'a> {
     /// Of the file's text: `pid (name) state ppid ...`, where the name may have any characters in it.
@@ -21,7 +23,7 @@ impl<'a> Stat<'a> {
         let started: u64 = fields.nth(18)?.parse().ok()?;
         Some(Self {
             state,
-            started: started / TICKS,
+            started: Duration::from_millis(started.saturating_mul(TICK_MS)),
         })
     }
 }
@@ -36,7 +38,7 @@ mod tests {
             456789 1 2";
         let found = Stat {
             state: "S",
-            started: 4567,
+            started: Duration::from_millis(4_567_890),
         };
         assert_eq!(Stat::parse(stat), Some(found));
         assert_eq!(Stat::parse("123 (a) S 1 2"), None);

@@ -1,12 +1,10 @@
 //! Both ends of the VMs' sockets: who listens, who is served, who waits, and what nobody has read.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::PathBuf;
 
 use quantix::rt::clock::uptime_seconds;
-use quantix::rt::stat::Stat;
 use quantix::rt::sys::sock_diag::{self, Socket};
 
 use crate::owners::{Owner, Owners};
@@ -51,11 +49,11 @@ pub fn look(files: &[File]) -> io::Result<Vec<Ends>> {
     let sockets = dump()?;
     let mut seen: Vec<Ends> = files.iter().map(|file| of(file, &sockets)).collect();
     let wanted = seen.iter_mut().flat_map(Ends::all).map(|end| end.inode);
-    let owners = Owners::find(wanted.filter(|inode| *inode != 0).collect());
+    let owners = Owners::find(&wanted.filter(|inode| *inode != 0).collect());
     let now = uptime_seconds();
     for end in seen.iter_mut().flat_map(Ends::all) {
         end.owner = owners.found.get(&end.inode).cloned();
-        let begun = end.owner.as_ref().and_then(|owner| begun(owner.pid));
+        let begun = end.owner.as_ref().map(|owner| owner.begun.as_secs());
         end.age = begun.map(|begun| now.saturating_sub(begun));
     }
     Ok(seen)
@@ -121,12 +119,6 @@ fn of((path, file): &File, sockets: &BTreeMap<u32, Socket>) -> Ends {
             .flat_map(|socket| socket.waiting.iter().map(|inode| end(*inode)))
             .collect(),
     }
-}
-
-/// Seconds from the boot to the begin of a process.
-fn begun(pid: u32) -> Option<u64> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    Some(Stat::parse(&String::from_utf8_lossy(&stat))?.started)
 }
 
 #[cfg(test)]
