@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod fd;
+mod glibc;
 pub mod ifaddrs;
 pub mod inotify;
 pub mod pass;
