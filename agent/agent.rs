@@ -26,7 +26,7 @@ use crate::port::{Moved, Opened, Port};
 use crate::telemetry::{Sampler, network, os};
 
 /// Requests that this agent answers.
-const CAPABILITIES: [&str; 8] = [
+const CAPABILITIES: &[&str] = &[
     "execute",
     "read_file",
     "write_file",
@@ -35,6 +35,7 @@ const CAPABILITIES: [&str; 8] = [
     "list_jobs",
     "attach_job",
     "kill_job",
+    "sync_time",
 ];
 
 const PORT: Token = Token(0);
@@ -117,7 +118,7 @@ impl Agent {
             guest: Guest::new(identity),
             sampler: Sampler::new(),
             disks: Disks::new(DISKS),
-            ready: os::ready(quantix::VERSION, &CAPABILITIES),
+            ready: os::ready(quantix::VERSION, CAPABILITIES),
             report_at: None,
             reporting: false,
             stopping: false,

@@ -9,6 +9,7 @@ mod doctor;
 mod holder;
 mod job;
 mod names;
+mod ops;
 mod port;
 mod telemetry;
 mod users;

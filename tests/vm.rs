@@ -22,6 +22,9 @@ mod messages;
 mod shell;
 mod trees;
 
+// What an operator does to a guest, in one of its own.
+mod ops;
+
 // What doctor says of each thing that can be wrong, with a real QEMU and a real libvirt.
 mod diagnosis;
 mod libvirt;

@@ -26,6 +26,7 @@ mod write;
 
 use answer::{Answer, report};
 pub use pipe::Inlet;
+pub use worker::Worker;
 
 use std::path::Path;
 use std::time::Duration;
@@ -39,6 +40,8 @@ use quantix::ids::MessageId;
 use quantix::message::{Body, Stream};
 use quantix::rt::sys::process::{self, Ended, Pid, Signal};
 use quantix::time::{Time, earliest};
+
+use crate::ops;
 
 /// Jobs at once. Each may hold an answer of a frame or a stream's window in memory.
 pub const MAX_JOBS: usize = 32;
@@ -82,7 +85,7 @@ enum Work {
     Exec(Box<exec::Exec>),
     Incoming(bulk::Incoming),
     Outgoing(bulk::Outgoing),
-    Ask(worker::Worker),
+    Ask(Worker),
 }
 
 /// How far the child is from its end.
@@ -202,8 +205,8 @@ impl Jobs {
                 (pid, Work::Incoming(worker))
             }
             _ => {
-                let why = "this agent does not know the request";
-                return Err(Failure::new(Code::Unsupported, why));
+                let (pid, worker) = ops::start(request, registry, token)?;
+                (pid, Work::Ask(worker))
             }
         };
         self.slots[slot] = Some(Job {

@@ -14,6 +14,7 @@ mod report;
 mod run;
 mod signals;
 mod terminal;
+mod time;
 mod tool;
 
 use std::ffi::{OsStr, OsString};
@@ -142,6 +143,7 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "kill" => jobs::kill(typed),
         "cp" => copy::cp(typed),
         "cat" => copy::cat(typed),
+        "time" => time::time(typed),
         "channel" => channel::channel(typed),
         "doctor" => doctor::doctor(typed),
         _ => serve(typed),

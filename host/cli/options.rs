@@ -223,6 +223,18 @@ pub const COMMANDS: &[Command] = &[
         options: &[CONTROL, DIRECT],
     },
     Command {
+        name: "time",
+        usage: "VM",
+        about: "show the guest's clocks beside ours, or set them",
+        options: &[
+            flag("sync", None, "step the guest's clock to this host's"),
+            option("set", "TIME", "to this UTC time: 2026-11-25 20:27:37"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
         name: "channel",
         usage: "VM",
         about: "print what gives a VM its channel, for libvirt and for QEMU",

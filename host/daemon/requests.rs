@@ -162,7 +162,7 @@ impl Daemon {
                 | Body::ReadTree(_)
                 | Body::WriteTree(_),
             ) => None,
-            Some(Body::ListJobs(_) | Body::KillJob(_)) => Some(QUESTION),
+            Some(Body::ListJobs(_) | Body::KillJob(_) | Body::SyncTime(_)) => Some(QUESTION),
             _ => return self.refuse(client, request, &unknown_request()),
         };
         let in_flight = self

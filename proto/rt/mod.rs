@@ -2,6 +2,7 @@
 //! `unsafe` lives in [`sys`] alone.
 
 pub mod check;
+pub mod civil;
 pub mod log;
 pub mod random;
 pub mod replace;

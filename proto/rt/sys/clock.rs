@@ -1,7 +1,9 @@
 //! The kernel's clocks, read once per turn of a loop and handed to the core.
 
+use std::io;
 use std::time::Duration;
 
+use super::check;
 use crate::message::agent::Timestamp;
 use crate::time::Time;
 
@@ -23,6 +25,20 @@ pub fn wall() -> Timestamp {
 /// CLOCK_BOOTTIME: seconds since boot, suspend included (kernel 2.6.39 and newer).
 pub fn uptime_seconds() -> u64 {
     read(libc::CLOCK_BOOTTIME).as_secs()
+}
+
+/// Sets CLOCK_REALTIME.
+///
+/// # Errors
+/// EPERM; EINVAL: before 1970, or so early that the boot would have been before that (clock_settime(2)).
+pub fn set_wall(to: Timestamp) -> io::Result<()> {
+    let time = libc::timespec {
+        tv_sec: to.seconds,
+        tv_nsec: to.nanos.into(),
+    };
+    // SAFETY: the call reads one timespec, which lives for its length.
+    check(unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) })?;
+    Ok(())
 }
 
 fn read(clock: libc::clockid_t) -> Duration {

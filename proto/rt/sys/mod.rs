@@ -9,6 +9,7 @@ pub mod inotify;
 pub mod pass;
 pub mod process;
 pub mod program;
+pub mod rtc;
 pub mod shared;
 pub mod slots;
 pub mod sock_diag;

@@ -1,0 +1,3 @@
+//! What an operator does to a guest, each where it has an effect: in a guest of its own.
+
+mod time;
