@@ -1,31 +1,23 @@
 //! The unit, where systemd keeps the agent: what `systemctl show` says of it.
 
-use std::ffi::{CStr, CString};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::time::Duration;
 
 use quantix::error::system_text;
 use quantix::rt::check::{Check, Status};
-use quantix::rt::clock;
-use quantix::rt::sys::fd::{Wait, pipe, wait};
-use quantix::rt::sys::process::{self, Signal};
-use quantix::rt::sys::program::Program;
+use quantix::rt::tool::Tool;
 
 use super::{Guest, fine, found, unknown, value};
 
 const NAME: &str = "service";
 
-const UNIT: &CStr = c"quantix-kvm-agent.service";
+const UNIT: &str = "quantix-kvm-agent.service";
 
-const PROPERTIES: &CStr =
-    c"LoadState,ActiveState,SubState,NRestarts,ExecMainCode,ExecMainStatus,Result";
+const PROPERTIES: &str =
+    "LoadState,ActiveState,SubState,NRestarts,ExecMainCode,ExecMainStatus,Result";
 
 /// systemd answers at once, or hangs.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// More than the properties can take.
-const MAX_OUTPUT: usize = 16 * 1024;
 
 pub fn check(guest: &mut Guest) -> Check {
     if !guest.has_systemd() {
@@ -37,49 +29,14 @@ pub fn check(guest: &mut Guest) -> Check {
     }
 }
 
-/// Runs systemctl, and kills it if it does not end.
+/// What systemctl says.
 fn ask() -> io::Result<Vec<u8>> {
-    let program = Program {
-        paths: words(&[c"/usr/bin/systemctl", c"/bin/systemctl"]),
-        args: words(&[c"systemctl", c"show", c"-p", PROPERTIES, UNIT]),
-        environment: words(&[c"LC_ALL=C"]),
-        directories: words(&[c"/"]),
-        user: None,
-        with_terminal: false,
-    };
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    let (reader, writer) = pipe()?;
-    let pid = program
-        .start([&null, &writer, &null])
-        .map_err(|(_, error)| error)?;
-    drop(writer);
-    let text = read(&reader);
-    process::signal_group(pid, Signal::KILL);
-    process::wait(pid)?;
-    text
-}
-
-fn words(all: &[&CStr]) -> Vec<CString> {
-    let words = all.iter().map(|word| CString::from(*word));
-    words.collect()
-}
-
-/// Reads to the end, which has to come in time.
-fn read(mut from: &File) -> io::Result<Vec<u8>> {
-    let deadline = clock::now() + PATIENCE;
-    let mut text = Vec::new();
-    let mut buffer = [0; 4096];
-    while text.len() < MAX_OUTPUT {
-        let left = deadline.since(clock::now());
-        if wait(&mut [Wait::read(from)], Some(left))? == 0 {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        match from.read(&mut buffer)? {
-            0 => break,
-            n => text.extend_from_slice(&buffer[..n]),
-        }
+    let args = ["show", "-p", PROPERTIES, UNIT];
+    let said = Tool::new("systemctl", &args, PATIENCE).run()?;
+    match said.ended {
+        Some(_) => Ok(said.output),
+        None => Err(io::ErrorKind::TimedOut.into()),
     }
-    Ok(text)
 }
 
 /// What the properties, `Name=value` a line, say of the agent.

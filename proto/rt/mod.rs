@@ -9,6 +9,7 @@ pub mod replace;
 pub mod signal;
 pub mod stat;
 pub mod sys;
+pub mod tool;
 pub mod tree;
 
 pub use sys::clock;

@@ -108,11 +108,25 @@ pub fn spawn(keep: impl Into<Keep>, work: impl FnOnce() -> i32) -> io::Result<Pi
     })
 }
 
+/// [`spawn`] for tests, which run beside others: the child allocates, which glibc sees to (malloc(3)), and
+/// takes no other lock.
+#[cfg(test)]
+pub fn spawn_for_test(work: impl FnOnce() -> i32) -> io::Result<Pid> {
+    let mut work = Some(work);
+    fork_anyhow(&[], &mut || {
+        work.take().map_or(WORKER_FAILED, |work| work())
+    })
+}
+
 /// [`spawn`], once for all kinds of work.
 fn fork(Keep(keep): &Keep, work: &mut dyn FnMut() -> i32) -> io::Result<Pid> {
     debug_assert!(is_single_threaded());
+    fork_anyhow(keep, work)
+}
+
+fn fork_anyhow(keep: &[RawFd], work: &mut dyn FnMut() -> i32) -> io::Result<Pid> {
     let before = block_signals()?;
-    // SAFETY: this process has one thread (asserted above in debug builds), so that the child's
+    // SAFETY: this process has one thread (`fork` asserts it in debug builds), so that the child's
     // copy of the heap and of every lock is consistent and it may allocate.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
@@ -284,12 +298,23 @@ pub fn reap() -> Option<(Pid, Ended)> {
         if pid <= 0 {
             return None;
         }
-        let ended = if libc::WIFSIGNALED(status) {
-            Ended::Signalled(libc::WTERMSIG(status))
-        } else {
-            Ended::Exited(libc::WEXITSTATUS(status))
-        };
-        return Some((Pid(pid), ended));
+        return Some((Pid(pid), ended(status)));
+    }
+}
+
+/// How this child has ended, if it has. Never waits.
+pub fn reap_one(pid: Pid) -> Option<Ended> {
+    let mut status = 0;
+    // SAFETY: waitpid writes one int to `status`, which lives for the length of the call.
+    let reaped = unsafe { libc::waitpid(pid.0, &raw mut status, libc::WNOHANG) };
+    (reaped == pid.0).then(|| ended(status))
+}
+
+const fn ended(status: libc::c_int) -> Ended {
+    if libc::WIFSIGNALED(status) {
+        Ended::Signalled(libc::WTERMSIG(status))
+    } else {
+        Ended::Exited(libc::WEXITSTATUS(status))
     }
 }
 
@@ -304,10 +329,7 @@ pub fn wait(pid: Pid) -> io::Result<Ended> {
         match check(unsafe { libc::waitpid(pid.0, &raw mut status, 0) }) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
-            Ok(_) if libc::WIFSIGNALED(status) => {
-                return Ok(Ended::Signalled(libc::WTERMSIG(status)));
-            }
-            Ok(_) => return Ok(Ended::Exited(libc::WEXITSTATUS(status))),
+            Ok(_) => return Ok(ended(status)),
         }
     }
 }

@@ -1,0 +1,286 @@
+//! Another program, run to its end or to a deadline, with what it says. For processes without a loop: it
+//! waits.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::time::Duration;
+
+use super::clock;
+use super::sys::fd::{Wait, pipe, set_nonblocking, wait};
+use super::sys::process::{self, Ended, Signal, Watch};
+use super::sys::program::Program;
+
+/// Where programs of the system are.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A program, and how it is to run.
+#[derive(Debug)]
+pub struct Tool<'a> {
+    /// Looked for in the system's directories, unless there is a `/` in it.
+    pub name: &'a str,
+    /// Without its own name.
+    pub args: &'a [&'a str],
+    /// Its stdin.
+    pub input: &'a [u8],
+    /// It is killed then, with its process group.
+    pub patience: Duration,
+    /// Bytes of stdout, and of stderr, that are kept. The rest is read and dropped.
+    pub limit: usize,
+    /// What it writes to stderr goes to its stdout.
+    pub merged: bool,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub struct Said {
+    /// `None`: its time was up, and it was killed.
+    pub ended: Option<Ended>,
+    /// Its stdout.
+    pub output: Vec<u8>,
+    /// Its stderr.
+    pub complaint: Vec<u8>,
+}
+
+impl Said {
+    /// It ended with status 0.
+    pub fn is_success(&self) -> bool {
+        self.ended == Some(Ended::Exited(0))
+    }
+
+    /// Of a program that failed: the last line that it said, or how it ended.
+    pub fn why(&self) -> String {
+        let text = String::from_utf8_lossy(&self.complaint);
+        let other = String::from_utf8_lossy(&self.output);
+        let mut lines = other.lines().chain(text.lines()).map(str::trim);
+        let said = lines.rfind(|line| !line.is_empty());
+        match (self.ended, said) {
+            (None, _) => "it did not end in time, and was killed".to_owned(),
+            (Some(_), Some(line)) => line.to_owned(),
+            (Some(Ended::Exited(status)), None) => format!("it ended with status {status}"),
+            (Some(Ended::Signalled(signal)), None) => format!("signal {signal} ended it"),
+        }
+    }
+}
+
+impl<'a> Tool<'a> {
+    /// One that gets no input, and is listened to.
+    pub const fn new(name: &'a str, args: &'a [&'a str], patience: Duration) -> Self {
+        Self {
+            name,
+            args,
+            input: &[],
+            patience,
+            limit: 256 * 1024,
+            merged: false,
+        }
+    }
+
+    /// Runs it. Comes back at its end, whoever still has its pipes open, or when its time is up.
+    ///
+    /// # Errors
+    /// It cannot be started: NotFound where there is no such program.
+    pub fn run(&self) -> io::Result<Said> {
+        let watch = Watch::new()?;
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        let (out, out_end) = pipe()?;
+        let (err, err_end) = pipe()?;
+        let stdin = match self.input {
+            [] => None,
+            _ => Some(pipe()?),
+        };
+        let input = stdin.as_ref().map_or(&null, |(reader, _)| reader);
+        let err_to = if self.merged { &out_end } else { &err_end };
+        let started = self.program()?.start([input, &out_end, err_to]);
+        let pid = started.map_err(|(_, error)| error)?;
+        drop((out_end, err_end));
+        let stdin = stdin.map(|(_, writer)| writer);
+        for pipe in [Some(&out), Some(&err), stdin.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            set_nonblocking(pipe)?;
+        }
+        let mut talk = Talk {
+            streams: [Stream::new(out, self.limit), Stream::new(err, self.limit)],
+            stdin,
+            input: self.input,
+        };
+        let end = clock::now() + self.patience;
+        let ended = loop {
+            // Before its pipes are emptied: what it wrote last is in them.
+            let ended = process::reap_one(pid);
+            talk.turn();
+            let left = end.since(clock::now());
+            if ended.is_some() || left.is_zero() {
+                break ended;
+            }
+            talk.wait(&watch, left)?;
+            watch.take();
+        };
+        if ended.is_none() {
+            process::signal_group(pid, Signal::KILL);
+            process::wait(pid)?;
+        }
+        let [output, complaint] = talk.streams.map(|stream| stream.bytes);
+        Ok(Said {
+            ended,
+            output,
+            complaint,
+        })
+    }
+
+    fn program(&self) -> io::Result<Program> {
+        let words = [self.name].into_iter().chain(self.args.iter().copied());
+        let words = words.map(CString::new).collect::<Result<Vec<_>, _>>();
+        Ok(Program {
+            paths: Program::candidates(self.name, PATH),
+            args: words.map_err(|_| io::Error::from(ErrorKind::InvalidInput))?,
+            environment: vec![
+                c"LC_ALL=C".to_owned(),
+                c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+            ],
+            directories: vec![c"/".to_owned()],
+            user: None,
+            with_terminal: false,
+        })
+    }
+}
+
+struct Talk<'a> {
+    streams: [Stream; 2],
+    /// `None`: it has had all, or wants no more.
+    stdin: Option<File>,
+    input: &'a [u8],
+}
+
+struct Stream {
+    /// `None`: closed at the other end.
+    pipe: Option<File>,
+    bytes: Vec<u8>,
+    limit: usize,
+}
+
+impl Talk<'_> {
+    /// Moves what can be moved.
+    fn turn(&mut self) {
+        for stream in &mut self.streams {
+            stream.read();
+        }
+        if let Some(stdin) = &mut self.stdin {
+            match stdin.write(self.input) {
+                Ok(n) => self.input = &self.input[n..],
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => self.input = &[],
+            }
+        }
+        self.stdin.take_if(|_| self.input.is_empty());
+    }
+
+    fn wait(&self, watch: &Watch, limit: Duration) -> io::Result<()> {
+        let [out, err] = &self.streams;
+        let mut waits = [
+            Wait::read(watch),
+            Wait::read_any(out.pipe.as_ref()),
+            Wait::read_any(err.pipe.as_ref()),
+            Wait::write_any(self.stdin.as_ref()),
+        ];
+        wait(&mut waits, Some(limit)).map(|_| ())
+    }
+}
+
+impl Stream {
+    const fn new(pipe: File, limit: usize) -> Self {
+        Self {
+            pipe: Some(pipe),
+            bytes: Vec::new(),
+            limit,
+        }
+    }
+
+    /// Reads what is there.
+    fn read(&mut self) {
+        let mut buffer = [0; 4096];
+        while let Some(pipe) = &mut self.pipe {
+            match pipe.read(&mut buffer) {
+                Ok(0) => self.pipe = None,
+                Ok(n) => {
+                    let room = self.limit - self.bytes.len();
+                    self.bytes.extend_from_slice(&buffer[..n.min(room)]);
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => self.pipe = None,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// In a child, as it is meant for: this test program has threads.
+    fn run(tool: &Tool, look: impl Fn(io::Result<Said>) -> bool) {
+        let pid = process::spawn_for_test(|| i32::from(!look(tool.run()))).unwrap();
+        assert_eq!(process::wait(pid).unwrap(), Ended::Exited(0));
+    }
+
+    #[test]
+    fn what_it_says_and_how_it_ends_is_told() {
+        let line = "cat; echo oops >&2; exit 3";
+        let args = ["-c", line];
+        let mut tool = Tool::new("sh", &args, LONG);
+        tool.input = b"in\n";
+        run(&tool, |said| {
+            let said = said.unwrap();
+            said.output == b"in\n"
+                && said.complaint == b"oops\n"
+                && said.ended == Some(Ended::Exited(3))
+                && said.why() == "oops"
+        });
+        tool.merged = true;
+        run(&tool, |said| said.unwrap().output == b"in\noops\n");
+        let missing = Tool::new("no-such-program", &[], LONG);
+        run(&missing, |said| {
+            said.unwrap_err().kind() == ErrorKind::NotFound
+        });
+    }
+
+    #[test]
+    fn more_than_is_wanted_is_dropped_and_waited_for_by_nobody() {
+        // More than a pipe holds, both ways, and one that does not read.
+        let input = vec![7; 300_000];
+        let args = ["-c", "head -c 300000 /dev/zero; exec cat >/dev/null"];
+        let mut tool = Tool::new("sh", &args, LONG);
+        tool.input = &input;
+        tool.limit = 100;
+        run(&tool, |said| {
+            let said = said.unwrap();
+            said.is_success() && said.output.len() == 100
+        });
+        let args = ["-c", "exit 0"];
+        let mut tool = Tool::new("sh", &args, LONG);
+        tool.input = &input;
+        run(&tool, |said| said.unwrap().is_success());
+    }
+
+    #[test]
+    fn a_daemon_that_it_leaves_behind_with_its_pipes_is_not_waited_for() {
+        let args = ["-c", "echo said; setsid sleep 1000 & exit 0"];
+        let tool = Tool::new("sh", &args, LONG);
+        run(&tool, |said| said.unwrap().output == b"said\n");
+    }
+
+    #[test]
+    fn one_that_hangs_is_killed_with_its_children() {
+        let args = ["-c", "echo first; sleep 1000 & sleep 1000"];
+        let tool = Tool::new("sh", &args, Duration::from_millis(100));
+        run(&tool, |said| {
+            let said = said.unwrap();
+            said.ended.is_none() && said.output == b"first\n" && said.why().contains("killed")
+        });
+    }
+}
