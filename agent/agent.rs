@@ -21,6 +21,7 @@ use quantix::time::{Time, earliest};
 use crate::cli::Options;
 use crate::config::{self, Config};
 use crate::disks::Disks;
+use crate::freeze::{self, Freezing};
 use crate::job::Jobs;
 use crate::port::{Moved, Opened, Port};
 use crate::telemetry::{Sampler, network, os};
@@ -35,6 +36,9 @@ const CAPABILITIES: &[&str] = &[
     "list_jobs",
     "attach_job",
     "kill_job",
+    "freeze",
+    "thaw",
+    "get_freeze_status",
     "sync_time",
 ];
 
@@ -44,6 +48,7 @@ const TERMINATE: Token = Token(2);
 const RELOAD: Token = Token(3);
 const CHILD: Token = Token(4);
 const DISKS: Token = Token(5);
+const FREEZER: Token = Token(6);
 const FIRST_JOB: usize = 16;
 
 /// Reads from the port in one turn, each of at most 4 KiB: nothing else waits longer than that.
@@ -60,6 +65,7 @@ pub struct Agent {
     signals: [Signals; 3],
     guest: Guest,
     jobs: Jobs,
+    freezing: Freezing,
     sampler: Sampler,
     disks: Disks,
     ready: agent::AgentReady,
@@ -106,11 +112,14 @@ impl Agent {
             version: quantix::VERSION.to_owned(),
             boot_id: os::boot_id(),
         };
+        let now = clock::now();
+        let freezing = Freezing::new(now, FREEZER, &options.run_dir, poll.registry());
         Ok(Self {
             poll,
             log,
             port: Port::new(options.port.clone(), PORT),
             jobs: Jobs::new(FIRST_JOB, &options.run_dir),
+            freezing,
             options,
             config,
             uevents,
@@ -157,6 +166,7 @@ impl Agent {
                     }
                     UEVENTS => self.on_uevents(),
                     DISKS => self.on_disks(),
+                    FREEZER => self.freezing.on_ready(),
                     TERMINATE | RELOAD | CHILD => {
                         let at = event.token().0 - TERMINATE.0;
                         match self.signals[at].take() {
@@ -173,7 +183,7 @@ impl Agent {
             }
             self.on_timeouts(now);
             again = self.turn(now);
-            if self.stopping && self.jobs.is_empty() {
+            if self.stopping && self.jobs.is_empty() && !self.freezing.is_active() {
                 return Ok(());
             }
         }
@@ -184,6 +194,7 @@ impl Agent {
             self.guest.poll_timeout(),
             self.jobs.poll_timeout(),
             self.disks.poll_timeout(),
+            self.freezing.poll_timeout(),
             self.report_at,
             self.port.poll_timeout(self.guest.is_open()),
         ]
@@ -197,6 +208,7 @@ impl Agent {
     fn on_timeouts(&mut self, now: Time) {
         self.guest.handle_timeout(now);
         self.jobs.on_timeout(now);
+        self.freezing.on_timeout(now, self.poll.registry());
         if self.disks.on_timeout(now) {
             self.report();
         }
@@ -218,6 +230,12 @@ impl Agent {
     fn turn(&mut self, now: Time) -> bool {
         let mut again = self.read(now);
         self.act(now);
+        if self
+            .freezing
+            .turn(now, &mut self.guest, self.poll.registry())
+        {
+            self.on_frozen(now);
+        }
         loop {
             again |= self.jobs.turn(&mut self.guest);
             self.act(now);
@@ -301,6 +319,7 @@ impl Agent {
                 Event::Ended(why) => {
                     self.log.info(format_args!("session ended: {why}"));
                     self.jobs.on_session_over(now);
+                    self.freezing.on_session_over(now);
                     self.report_at = None;
                 }
                 Event::Request(id, body) => self.on_request(now, id, &body),
@@ -310,7 +329,10 @@ impl Agent {
                 }
                 Event::Credit(id, stream, total) => self.jobs.on_credit(&id, stream, total),
                 Event::Told(id, what) => self.jobs.on_told(&id, &what),
-                Event::Cancel(id) => self.jobs.on_cancel(now, &id),
+                Event::Cancel(id) => {
+                    self.jobs.on_cancel(now, &id);
+                    self.freezing.on_cancel(now, &id);
+                }
             }
         }
     }
@@ -327,7 +349,18 @@ impl Agent {
 
     fn on_request(&mut self, now: Time, id: MessageId, body: &Body) {
         let registry = self.poll.registry();
-        let started = self.jobs.start(now, id.clone(), body, registry);
+        let freezing = &mut self.freezing;
+        let started = match body {
+            Body::Freeze(request) => freezing.freeze(now, id.clone(), request, registry),
+            Body::Thaw(request) => freezing.thaw(now, id.clone(), request, registry),
+            Body::GetFreezeStatus(_) => {
+                let report = freezing.report(now);
+                return self.guest.answer(&id, Body::FreezeStatus(report));
+            }
+            _ if freezing.is_active() && !freeze::may_pass(body) => Err(freezing.refusal(now)),
+            _ => self.jobs.start(now, id.clone(), body, registry),
+        };
+        self.log.hold(self.freezing.is_active());
         if let Err(failure) = started {
             if failure.code == Code::Internal {
                 self.log.error(format_args!("request refused: {failure}"));
@@ -345,7 +378,8 @@ impl Agent {
     fn begin_report(&mut self, now: Time) {
         self.report_at = Some(now + self.interval());
         self.reporting = true;
-        if !self.disks.begin(now, self.poll.registry()) {
+        // What is frozen is not asked.
+        if self.freezing.is_active() || !self.disks.begin(now, self.poll.registry()) {
             self.report();
         }
     }
@@ -369,10 +403,30 @@ impl Agent {
         self.guest.report(telemetry);
     }
 
+    /// File systems have become frozen, or are not any more.
+    fn on_frozen(&mut self, now: Time) {
+        let report = self.freezing.report(now);
+        match (self.freezing.is_active(), &*report.error) {
+            (true, _) => self.log.info(format_args!("file systems are frozen")),
+            (false, "") => self.log.info(format_args!("file systems are thawed")),
+            (false, why) => self
+                .log
+                .warning(format_args!("file systems are thawed: {why}")),
+        }
+        self.log.hold(self.freezing.is_active());
+        if self.refresh_ready() {
+            self.guest.announce(self.ready.clone());
+        }
+    }
+
     /// Looks again at what may have changed. What os-release says does not, and is on a disk.
     fn refresh_ready(&mut self) -> bool {
         let (hostname, addresses) = (os::hostname(), network::addresses());
-        let changed = self.ready.hostname != hostname || self.ready.ip_addresses != addresses;
+        let frozen = self.freezing.is_active();
+        let changed = self.ready.hostname != hostname
+            || self.ready.ip_addresses != addresses
+            || self.ready.frozen != frozen;
+        self.ready.frozen = frozen;
         self.ready.hostname = hostname;
         self.ready.ip_addresses = addresses;
         changed
@@ -425,6 +479,7 @@ impl Agent {
         self.log.info(format_args!("stopping"));
         self.stopping = true;
         self.jobs.leave();
+        self.freezing.leave(now);
         self.guest.close(GOODBYE);
         self.act(now);
         self.write(now);

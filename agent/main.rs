@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod disks;
 mod doctor;
+mod freeze;
 mod holder;
 mod job;
 mod names;

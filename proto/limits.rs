@@ -112,3 +112,6 @@ const _: () = assert!(
 );
 const _: () = assert!(5 * charge(MAX_WRITE) <= GUEST_WINDOW);
 const _: () = assert!(CHUNK + 256 <= MAX_WRITE);
+
+/// File systems that are frozen thaw after so many seconds, if nobody says otherwise.
+pub const FREEZE_SECONDS: u32 = 60;

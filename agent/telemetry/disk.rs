@@ -26,12 +26,14 @@ pub struct Mount {
     pub device: String,
     /// Neither this mount nor the file system is read-only.
     pub is_writable: bool,
+    /// The file system is not read-only, whatever this mount is.
+    pub is_file_system_writable: bool,
+    /// `st_dev` of the superblock: the same for all mounts of one file system. Major 0: there is no
+    /// block device.
+    pub number: (u32, u32),
     /// Of this mount and of the one that it is mounted in.
     id: u32,
     parent: u32,
-    /// `st_dev` of the superblock: the same for all mounts of one file system. Major 0: there is no
-    /// block device.
-    number: (u32, u32),
 }
 
 impl Mount {
@@ -72,12 +74,13 @@ impl Mount {
         device.truncate(MAX_DEVICE);
         // Of both lists of options this is the first word.
         let may_write = |options: &[u8]| options.split(|b| *b == b',').next() == Some(b"rw");
-        let is_writable = may_write(options) && fields.next().is_some_and(may_write);
+        let is_file_system_writable = fields.next().is_some_and(may_write);
         Some(Self {
             mount_point: OsString::from_vec(mount_point).into(),
             filesystem: String::from_utf8_lossy(&filesystem).into_owned(),
             device: String::from_utf8_lossy(&device).into_owned(),
-            is_writable,
+            is_writable: may_write(options) && is_file_system_writable,
+            is_file_system_writable,
             id,
             parent,
             number: (major, minor),
@@ -113,20 +116,43 @@ impl Mount {
 
 /// The mounts of this process, by [`mounts`]. Errors: /proc is not mounted.
 pub fn read() -> io::Result<Vec<Mount>> {
-    mounts(BufReader::new(File::open("/proc/self/mountinfo")?))
+    mounts(mountinfo()?)
+}
+
+/// The text of which they are read. Errors: /proc is not mounted.
+pub fn mountinfo() -> io::Result<impl BufRead> {
+    Ok(BufReader::new(File::open("/proc/self/mountinfo")?))
 }
 
 /// The mounts worth measuring, at most 64, in the order of the text, of which at most 1 MiB is read.
 /// It goes line by line, because a node full of containers has thousands. Errors: the reader's.
 pub fn mounts(mountinfo: impl BufRead) -> io::Result<Vec<Mount>> {
-    let mut mountinfo = mountinfo.take(MAX_MOUNTINFO);
     let mut kept = Vec::new();
+    each(mountinfo, |mount| consider(mount, MAX_MOUNTS, &mut kept))?;
+    Ok(kept)
+}
+
+/// All mounts, in the order of the text, and those of them that are storage that can be seen, each file
+/// system once; at most 4096 and 256. Errors: the reader's.
+pub fn all(mountinfo: impl BufRead) -> io::Result<(Vec<Mount>, Vec<Mount>)> {
+    let (mut all, mut storage) = (Vec::new(), Vec::new());
+    each(mountinfo, |mount| {
+        if all.len() < 4096 {
+            all.push(mount.clone());
+        }
+        consider(mount, 256, &mut storage);
+    })?;
+    Ok((all, storage))
+}
+
+fn each(mountinfo: impl BufRead, mut take: impl FnMut(Mount)) -> io::Result<()> {
+    let mut mountinfo = mountinfo.take(MAX_MOUNTINFO);
     let mut line = Vec::new();
     loop {
         line.clear();
         let mut start = mountinfo.by_ref().take(MAX_LINE);
         if start.read_until(b'\n', &mut line)? == 0 {
-            return Ok(kept);
+            return Ok(());
         }
         if line.last() == Some(&b'\n') {
             line.pop();
@@ -134,19 +160,18 @@ pub fn mounts(mountinfo: impl BufRead) -> io::Result<Vec<Mount>> {
             // What is wanted stands in front of the options that make lines long.
             mountinfo.skip_until(b'\n')?;
         }
-        consider(&line, &mut kept);
+        if let Some(mount) = Mount::parse(&line) {
+            take(mount);
+        }
     }
 }
 
-/// Takes in the next line, so that `kept` holds what can be seen, is storage, and each file system
+/// Takes in the next mount, so that `kept` holds what can be seen, is storage, and each file system
 /// once, with its shortest mount point (of several, the first).
 ///
 /// Lines come in the order of mounting. A mount hides an earlier one at the same place, storage
 /// or not, unless the earlier has been moved there since.
-fn consider(line: &[u8], kept: &mut Vec<Mount>) {
-    let Some(mount) = Mount::parse(line) else {
-        return;
-    };
+fn consider(mount: Mount, max: usize, kept: &mut Vec<Mount>) {
     if kept
         .iter()
         .any(|other| other.stands_on(&mount) || other.blocks_way_to(&mount))
@@ -158,7 +183,7 @@ fn consider(line: &[u8], kept: &mut Vec<Mount>) {
         return;
     }
     let length = |mount: &Mount| mount.mount_point.as_os_str().len();
-    let room = kept.len() < MAX_MOUNTS;
+    let room = kept.len() < max;
     match kept.iter_mut().find(|other| other.number == mount.number) {
         Some(same) if length(&mount) < length(same) => *same = mount,
         None if room => kept.push(mount),
@@ -234,11 +259,19 @@ const MAX_LINE: u64 = 8 << 10;
 #[rustfmt::skip]
 const WITHOUT_BLOCK_DEVICE: [&str; 23] = [
     "btrfs", "zfs", "bcachefs", "ubifs",
+    // From here on it is another machine that has the disks.
     "9p", "virtiofs",
     "nfs", "nfs4", "cifs", "smb3", "ceph", "afs", "lustre", "beegfs", "gpfs", "orangefs",
     "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.mergerfs",
     "fuse.juicefs",
 ];
+
+const FIRST_NETWORK: usize = 4;
+
+/// A file system of another machine.
+pub fn is_network(filesystem: &str) -> bool {
+    WITHOUT_BLOCK_DEVICE[FIRST_NETWORK..].contains(&filesystem)
+}
 
 /// Images that have no free block from the day they are made: snaps, installation media.
 const ALWAYS_FULL: [&str; 6] = ["squashfs", "iso9660", "udf", "erofs", "cramfs", "romfs"];

@@ -6,6 +6,7 @@ mod copy;
 mod doctor;
 mod events;
 mod exec;
+mod freeze;
 mod jobs;
 mod live;
 mod options;
@@ -143,6 +144,9 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "kill" => jobs::kill(typed),
         "cp" => copy::cp(typed),
         "cat" => copy::cat(typed),
+        "freeze" => freeze::freeze(typed),
+        "thaw" => freeze::thaw(typed),
+        "freeze-status" => freeze::status(typed),
         "time" => time::time(typed),
         "channel" => channel::channel(typed),
         "doctor" => doctor::doctor(typed),

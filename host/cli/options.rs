@@ -223,6 +223,40 @@ pub const COMMANDS: &[Command] = &[
         options: &[CONTROL, DIRECT],
     },
     Command {
+        name: "freeze",
+        usage: "VM [MOUNT...]",
+        about: "freeze the guest's file systems, as for a snapshot of its disks",
+        options: &[
+            option(
+                "timeout",
+                "SECONDS",
+                "thaw by itself after so many, 3600 at most (default: 60)",
+            ),
+            flag("skip-failed", None, "leave out what cannot be frozen"),
+            flag("no-hooks", None, "do not call the guest's freeze.d"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "thaw",
+        usage: "VM",
+        about: "thaw them; fails if they have thawed by themselves before",
+        options: &[
+            flag("force", None, "whatever is frozen, whoever froze it"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "freeze-status",
+        usage: "VM",
+        about: "show what is frozen, for how long, and what was last",
+        options: &[JSON, CONTROL, DIRECT],
+    },
+    Command {
         name: "time",
         usage: "VM",
         about: "show the guest's clocks beside ours, or set them",

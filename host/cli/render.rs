@@ -2,6 +2,7 @@
 
 /// Text of a guest: control characters are shown as `\x1b`, so that none reaches the terminal.
 pub use quantix::rt::check::plain;
+use quantix::rt::civil::Civil;
 
 /// Columns as wide as their widest cell, two spaces apart, no trailing space.
 pub fn table(rows: &[Vec<String>]) -> String {
@@ -75,22 +76,9 @@ pub fn span(seconds: u64) -> String {
     }
 }
 
-/// A point in time, in seconds since 1970, as `2026-11-22T21:20:05Z`.
+/// A point in time, in seconds since 1970, as `2026-11-22T21:20:05Z`. What a guest says need not be one.
 pub fn iso_time(seconds: i64) -> String {
-    let (day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    // Counted from a 1 March 400 years' worth of days ago, so that a leap day ends its year.
-    let day = day + 719_468;
-    let (era, day) = (day.div_euclid(146_097), day.rem_euclid(146_097));
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = match month {
-        0..=9 => (era * 400 + year, month + 3),
-        _ => (era * 400 + year + 1, month - 9),
-    };
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    format!("{:#}", Civil::of(seconds))
 }
 
 /// A round trip in milliseconds.

@@ -24,6 +24,15 @@ pub fn behind_json(behind: Option<&Behind>) -> Value {
     })
 }
 
+/// What there is to be said of its state.
+fn why(vm: &Vm) -> String {
+    let frozen = vm.agent.as_ref().is_some_and(|ready| ready.frozen);
+    match (&*vm.reason, vm.state()) {
+        ("", VmState::Ready) if frozen => "its file systems are frozen".to_owned(),
+        (reason, _) => plain(reason),
+    }
+}
+
 /// Empty before the first Ping of a session that was open already.
 fn round_trip(vm: &Vm) -> String {
     match vm.rtt_us {
@@ -69,10 +78,10 @@ pub fn vm_table(vms: &[Vm]) -> String {
                     .map(|a| plain(a))
                     .unwrap_or_default(),
             ),
-            plain(&vm.reason),
+            why(vm),
         ]);
     }
-    if vms.iter().all(|vm| vm.reason.is_empty()) {
+    if vms.iter().all(|vm| why(vm).is_empty()) {
         rows.iter_mut().for_each(|row| row.truncate(head.len() - 1));
     }
     table(&rows)
@@ -97,7 +106,7 @@ pub fn vm_details(vm: &Vm) -> String {
             "State",
             format!("{} for {}", state(vm), span(vm.since_ms / 1000)),
         ),
-        ("Why", text(&vm.reason)),
+        ("Why", why(vm)),
         ("Hostname", text(&ready.hostname)),
         (
             "OS",
@@ -160,6 +169,7 @@ pub fn vm_json(vm: &Vm) -> Value {
             "hostname": ready.hostname,
             "ip_addresses": ready.ip_addresses,
             "capabilities": ready.capabilities,
+            "frozen": ready.frozen,
         })
     });
     json!({

@@ -95,15 +95,12 @@ fn parse(word: &str) -> Result<Timestamp, Trouble> {
 }
 
 fn show(time: Timestamp) -> String {
-    let date = Civil::of(time.seconds.clamp(-FAR, FAR));
+    let date = Civil::of(time.seconds);
     format!(
         "{date}.{:03} UTC",
         time.nanos.clamp(0, 999_999_999) / 1_000_000
     )
 }
-
-/// 100,000 years: what a guest says has to be a date.
-const FAR: i64 = 3_155_760_000_000;
 
 /// `3 ms`, `1 h 2 min`
 fn span(nanos: i128) -> String {
@@ -132,7 +129,7 @@ fn text(found: &Reading) -> String {
         format!("{} {side}", span(found.ahead_ns))
     };
     let rtc = match (&found.report.rtc, &*found.report.rtc_problem) {
-        (Some(rtc), "") => format!("{} UTC", Civil::of(rtc.seconds.clamp(-FAR, FAR))),
+        (Some(rtc), "") => format!("{} UTC", Civil::of(rtc.seconds)),
         (_, problem) => plain(problem),
     };
     format!(

@@ -6,7 +6,7 @@ use prost::Message;
 use quantix::chunk::Packed;
 use quantix::error::{Code, Failure};
 use quantix::ids::MessageId;
-use quantix::limits::MAX_REQUESTS;
+use quantix::limits::{FREEZE_SECONDS, MAX_REQUESTS};
 use quantix::message::node::{self, NodeMessage, node_message};
 use quantix::message::{AgentMessage, Body, agent, encode};
 use quantix::time::Time;
@@ -162,7 +162,17 @@ impl Daemon {
                 | Body::ReadTree(_)
                 | Body::WriteTree(_),
             ) => None,
-            Some(Body::ListJobs(_) | Body::KillJob(_) | Body::SyncTime(_)) => Some(QUESTION),
+            Some(
+                Body::ListJobs(_) | Body::KillJob(_) | Body::SyncTime(_) | Body::GetFreezeStatus(_),
+            ) => Some(QUESTION),
+            Some(Body::Freeze(freeze)) => {
+                let seconds = match freeze.timeout_seconds {
+                    0 => FREEZE_SECONDS,
+                    seconds => seconds,
+                };
+                Some(Duration::from_secs(seconds.into()) + LATE)
+            }
+            Some(Body::Thaw(_)) => Some(THAW),
             _ => return self.refuse(client, request, &unknown_request()),
         };
         let in_flight = self
@@ -390,6 +400,9 @@ impl Daemon {
 
 /// A guest that is alive answers a question about its jobs by then; the end of one takes 5 s at most.
 const QUESTION: Duration = Duration::from_secs(20);
+
+/// File systems thaw at once; the hooks behind that have a minute.
+const THAW: Duration = Duration::from_secs(80);
 
 /// Bytes after which a list of VMs goes on in another message. One VM has at most
 /// 70 KiB, so that a message stays below its limit.

@@ -472,6 +472,7 @@ fn bounded(ready: &AgentReady) -> AgentReady {
         hostname: text(&ready.hostname),
         ip_addresses: list(&ready.ip_addresses),
         capabilities: list(&ready.capabilities),
+        frozen: ready.frozen,
     }
 }
 

@@ -3,6 +3,9 @@
 /// Seconds of a day.
 const DAY: i64 = 86_400;
 
+/// Seconds of 100,000 years.
+const FAR: i64 = 3_155_695_200_000;
+
 /// A point in time as people read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Civil {
@@ -26,8 +29,10 @@ const ERA: i64 = 146_097;
 const MARCH_0000: i64 = 719_468;
 
 impl Civil {
-    /// The time so many seconds after 1970-01-01 00:00:00 UTC.
+    /// The time so many seconds after 1970-01-01 00:00:00 UTC; the first or the last of all for what is
+    /// 100,000 years away.
     pub fn of(seconds: i64) -> Self {
+        let seconds = seconds.clamp(-FAR, FAR);
         let days = seconds.div_euclid(DAY) + MARCH_0000;
         let of_day = seconds.rem_euclid(DAY);
         let era = days.div_euclid(ERA);
@@ -96,7 +101,7 @@ impl Civil {
 }
 
 impl std::fmt::Display for Civil {
-    /// `2026-11-25 20:27:37`
+    /// `2026-11-25 20:27:37`; alternate, as programs want it: `2026-11-25T20:27:37Z`.
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         let Self {
             year,
@@ -106,9 +111,10 @@ impl std::fmt::Display for Civil {
             minute,
             second,
         } = self;
+        let (between, behind) = if f.alternate() { ('T', "Z") } else { (' ', "") };
         write!(
             f,
-            "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}"
+            "{year:04}-{month:02}-{day:02}{between}{hour:02}:{minute:02}:{second:02}{behind}"
         )
     }
 }

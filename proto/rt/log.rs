@@ -74,7 +74,12 @@ pub struct Log {
     tokens: u64,
     refilled: Time,
     dropped: u64,
+    /// `Some`: lines are kept and not written.
+    held: Option<Vec<(Level, String)>>,
 }
+
+/// Lines that are held; of more the first are kept, which tell how it began.
+const MAX_HELD: usize = 64;
 
 impl Log {
     /// A log for the program `name`.
@@ -89,6 +94,21 @@ impl Log {
             tokens: BURST,
             refilled: clock::now(),
             dropped: 0,
+            held: None,
+        }
+    }
+
+    /// Keeps lines in memory from now on, or writes those that were kept. Whoever writes them to a disk may
+    /// not come back before it is thawed.
+    pub fn hold(&mut self, hold: bool) {
+        match (hold, self.held.take()) {
+            (true, held) => self.held = Some(held.unwrap_or_default()),
+            (false, held) => {
+                for (level, line) in held.into_iter().flatten() {
+                    self.line = line;
+                    self.put(level);
+                }
+            }
         }
     }
 
@@ -127,6 +147,15 @@ impl Log {
         }
         self.line.clear();
         let _ = write!(Escaped(&mut self.line), "{text}");
+        match &mut self.held {
+            Some(held) if held.len() < MAX_HELD => held.push((level, self.line.clone())),
+            Some(_) => self.dropped += 1,
+            None => self.put(level),
+        }
+    }
+
+    /// Writes the line.
+    fn put(&mut self, level: Level) {
         if self.dropped > 0 {
             let _ = write!(self.line, " ({} lines dropped before)", self.dropped);
         }

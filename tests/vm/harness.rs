@@ -705,15 +705,32 @@ impl Drop for Use {
 /// A disk of so many MiB with an ext4 on it, for QEMU's `-drive`, as `disk0`.
 #[track_caller]
 pub fn drive(disk: &Path, mib: u64) -> String {
-    File::create(disk).unwrap().set_len(mib << 20).unwrap();
-    let made = Command::new("mke2fs")
-        .args(["-q", "-t", "ext4"])
-        .arg(disk)
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .status();
-    let made = made.is_ok_and(|status| status.success());
-    assert!(made, "mke2fs: tests/vm/install.sh installs it");
+    make_disk(disk, mib, &["mke2fs", "-q", "-t", "ext4"]);
     format!("file={},format=raw,if=none,id=disk0", disk.display())
+}
+
+/// A disk of so many MiB on which this tool of the system has made a file system.
+#[track_caller]
+pub fn make_disk(disk: &Path, mib: u64, make: &[&str]) {
+    File::create(disk).unwrap().set_len(mib << 20).unwrap();
+    system(&[make, &[disk.to_str().unwrap()]].concat());
+}
+
+/// Runs a tool of the system, which has to succeed.
+#[track_caller]
+pub fn system(words: &[&str]) {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
+    command.env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
+    let out = command
+        .output()
+        .unwrap_or_else(|e| panic!("{}: {e}: tests/vm/install.sh installs it", words[0]));
+    let said = [out.stdout, out.stderr].concat();
+    assert!(
+        out.status.success(),
+        "{words:?}: {}",
+        String::from_utf8_lossy(&said)
+    );
 }
 
 static SHARED: LazyLock<Shared> = LazyLock::new(|| {

@@ -23,6 +23,8 @@ port_modules="virtio_pci virtio_console"
 rng_modules="virtio_rng"
 disk_modules="virtio_blk ext4 crc32c_generic"
 net_modules="virtio_net"
+# Tests load these themselves.
+fs_modules="xfs loop"
 
 die() { echo "image.sh: $*" >&2; exit 1; }
 sum() { cat "$@" | sha256sum | cut -c 1-16; }
@@ -103,6 +105,7 @@ make_kernel() {
     for m in $rng_modules; do add_module "$m" "$tmp/kernel/modules/rng.list"; done
     for m in $disk_modules; do add_module "$m" "$tmp/kernel/modules/disk.list"; done
     for m in $net_modules; do add_module "$m" "$tmp/kernel/modules/net.list"; done
+    for m in $fs_modules; do add_module "$m" "$tmp/kernel/modules/fs.list"; done
     image=$(find "$tmp/tree" -type f -name 'vmlinuz*' | head -n 1)
     [ -n "$image" ] || die "no vmlinuz in the kernel package"
     cp "$image" "$tmp/kernel/vmlinuz"
@@ -162,7 +165,7 @@ tmp=$(mktemp -d "$cache/tmp.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' INT TERM HUP
 
-kernel=$cache/kernel-$(echo "$port_modules:$rng_modules:$disk_modules:$net_modules" | sum)
+kernel=$cache/kernel-$(echo "$port_modules:$rng_modules:$disk_modules:$net_modules:$fs_modules" | sum)
 [ -d "$kernel" ] || make_kernel
 busybox=$(find_busybox)
 key=$(sum "$here/image.sh" "$here/init" "$here/supervise" "$here/port-links" "$here/probe.c" \

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the VM tests need and this machine lacks: QEMU for x86, a static busybox, cpio, a C
-# compiler with a static libc, make, mke2fs, socat, tmux, libvirt, and the tools that unpack kernel
+# compiler with a static libc, make, mke2fs, mkfs.xfs, socat, tmux, libvirt, and the tools that unpack kernel
 # packages.
 #
 #   usage: tests/vm/install.sh
@@ -43,6 +43,7 @@ missing() {
     have xz || echo xz-utils
     have zstd || echo zstd
     PATH=$PATH:/usr/sbin:/sbin have mke2fs || echo e2fsprogs
+    PATH=$PATH:/usr/sbin:/sbin have mkfs.xfs || echo xfsprogs
 }
 
 translate() {

@@ -58,6 +58,7 @@ pub fn agent_ready() -> agent::AgentReady {
         hostname: "db1".into(),
         ip_addresses: vec!["192.0.2.10".into(), "2001:db8::10".into()],
         capabilities: vec!["execute".into(), "write_file".into(), "read_file".into()],
+        ..Default::default()
     }
 }
 

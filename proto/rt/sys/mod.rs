@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod fd;
+pub mod freeze;
 mod glibc;
 pub mod ifaddrs;
 pub mod inotify;
