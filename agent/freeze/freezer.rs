@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prost::Message;
-use quantix::error::system_text;
+use quantix::error::{Code, Failure, system_text};
 use quantix::message::agent::{Freeze, FreezeMount, FreezeOutcome, FreezeReport, FreezeState};
 use quantix::rt::clock;
 use quantix::rt::sys::fd::{Wait, wait};
@@ -52,6 +52,10 @@ pub struct Freezer<'a> {
     frozen_at: Option<Time>,
     end: Time,
 }
+
+/// The order to thaw; any other byte, or the pipe's end, says that the agent ends.
+pub const THAW: u8 = b't';
+pub const LEAVE: u8 = b'l';
 
 /// Why it thaws.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -102,18 +106,20 @@ pub fn run(task: &Task, orders: &File, words: &File, record: &Record) -> i32 {
 
 impl Freezer<'_> {
     fn go(&mut self, request: &Freeze) {
-        self.report.error = match self.freeze(request) {
-            Err(why) => why,
+        match self.freeze(request) {
+            Err(failure) => {
+                self.report.code = failure.code.as_str().to_owned();
+                self.report.error = failure.message;
+            }
             Ok(()) => {
                 self.frozen_at = Some(clock::now());
                 self.tell(FreezeState::Frozen);
                 let why = self.wait().why();
-                match why {
-                    "" => String::new(),
-                    why => format!("thawed by itself: {why}"),
+                if !why.is_empty() {
+                    self.report.error = format!("thawed by itself: {why}");
                 }
             }
-        };
+        }
         self.thaw();
     }
 
@@ -133,8 +139,9 @@ impl Freezer<'_> {
         let _ = wait(&mut waits, Some(limit));
         let [ordered, signalled] = waits.map(|wait| wait.is_ready());
         if ordered {
-            return Some(match (&mut &*self.orders).read(&mut [0]) {
-                Ok(1) => Stop::Asked,
+            let mut order = [0];
+            return Some(match (&mut &*self.orders).read(&mut order) {
+                Ok(1) if order == [THAW] => Stop::Asked,
                 _ => Stop::AgentGone,
             });
         }
@@ -153,40 +160,42 @@ impl Freezer<'_> {
         }
     }
 
-    /// Goes on, unless there is something to stop for. Errors are for people.
-    fn go_on(&self) -> Result<(), String> {
-        match self.stop() {
-            None => Ok(()),
-            Some(Stop::Deadline) => Err("its time was up before all was frozen".to_owned()),
-            Some(Stop::Asked) => Err("it was taken back".to_owned()),
-            Some(stop) => Err(stop.why().to_owned()),
-        }
+    /// Goes on, unless there is something to stop for.
+    fn go_on(&self) -> Result<(), Failure> {
+        let (code, why) = match self.stop() {
+            None => return Ok(()),
+            Some(Stop::Deadline) => (Code::TimedOut, "its time was up before all was frozen"),
+            Some(Stop::Asked) => (Code::Cancelled, "it was taken back"),
+            Some(stop) => (Code::Cancelled, stop.why()),
+        };
+        Err(Failure::new(code, why))
     }
 
-    /// Errors are for people; what is frozen by then has to be thawed.
-    fn freeze(&mut self, request: &Freeze) -> Result<(), String> {
+    /// If it fails, what is frozen by then has to be thawed.
+    fn freeze(&mut self, request: &Freeze) -> Result<(), Failure> {
+        let internal = |why: String| Failure::new(Code::Internal, why);
         let targets = targets(request)?;
         self.report.mounts = targets.iter().map(Target::report).collect();
         if !request.skip_hooks {
-            for hook in hooks::find(Path::new(hooks::DIRECTORY))? {
+            let found = hooks::find(Path::new(hooks::DIRECTORY));
+            for hook in found.map_err(|why| Failure::new(Code::Permission, why))? {
                 self.go_on()?;
                 self.tell(FreezeState::Freezing);
                 let called = hooks::call(&hook, "freeze", self.end);
                 let failure = hooks::failure(&called);
                 self.called.push(hook);
                 self.report.hooks.push(called);
-                failure.map_or(Ok(()), Err)?;
+                failure.map_or(Ok(()), |why| Err(internal(why)))?;
             }
         }
         if self.report.encoded_len() > MAX_REPORT {
             let count = self.report.mounts.len();
-            return Err(format!(
-                "{count} file systems are too many for one answer: name some"
-            ));
+            let why = format!("{count} file systems are too many for one answer: name some");
+            return Err(Failure::new(Code::TooLarge, why));
         }
         self.report.state = FreezeState::Frozen.into();
         let written = self.record.write(&self.report);
-        written.map_err(|e| format!("cannot note what is frozen: {}", system_text(&e)))?;
+        written.map_err(|e| Failure::system("note", "what is frozen", &e))?;
         for (at, target) in targets
             .iter()
             .enumerate()
@@ -214,14 +223,17 @@ impl Freezer<'_> {
                             reason,
                             ..
                         } = entry;
-                        return Err(format!("{mount_point}: {reason}"));
+                        return Err(internal(format!("{mount_point}: {reason}")));
                     }
                 }
             }
         }
         self.go_on()?;
         match self.open.is_empty() {
-            true => Err("there is no file system that can be frozen".to_owned()),
+            true => {
+                let why = "there is no file system that can be frozen";
+                Err(Failure::new(Code::Invalid, why))
+            }
             false => Ok(()),
         }
     }
@@ -233,8 +245,9 @@ impl Freezer<'_> {
             self.report.frozen_ms = u64::try_from(span).unwrap_or(u64::MAX);
         }
         for (at, file) in self.open.drain(..).rev() {
-            if let Some(why) = unfreeze(&file, &mut self.report.mounts[at]) {
-                self.report.error = why;
+            let why = unfreeze(&file, &mut self.report.mounts[at]);
+            if self.report.error.is_empty() {
+                self.report.error = why.unwrap_or_default();
             }
         }
         self.thaw_hooks();
@@ -328,12 +341,11 @@ const HOOKS_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a file system can be frozen: newer kernels count.
 const MAX_NESTED: usize = 16;
 
-fn targets(request: &Freeze) -> Result<Vec<Target>, String> {
+fn targets(request: &Freeze) -> Result<Vec<Target>, Failure> {
     let (all, storage) = disk::mountinfo()
         .and_then(disk::all)
-        .map_err(|e| format!("/proc/self/mountinfo: {}", system_text(&e)))?;
-    let targets = plan(&request.mount_points, &all, storage, Path::new("/sys"));
-    targets.map_err(|failure| failure.message)
+        .map_err(|e| Failure::system("read", "/proc/self/mountinfo", &e))?;
+    plan(&request.mount_points, &all, storage, Path::new("/sys"))
 }
 
 fn open(target: &Target) -> std::io::Result<File> {

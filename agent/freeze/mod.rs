@@ -173,7 +173,7 @@ impl Freezing {
     ) -> Result<(), Failure> {
         let last = match &mut self.state {
             State::Active(active) => {
-                active.order(now);
+                active.order(now, freezer::THAW);
                 active.thawers.push(id);
                 return Ok(());
             }
@@ -262,7 +262,7 @@ impl Freezing {
             && asker == id
         {
             active.asker = Some(Asker::HasCancelled(id.clone()));
-            active.order(now);
+            active.order(now, freezer::THAW);
         }
     }
 
@@ -273,7 +273,7 @@ impl Freezing {
         if let State::Active(active) = &mut self.state {
             active.thawers.clear();
             if active.asker.take().is_some() {
-                active.order(now);
+                active.order(now, freezer::THAW);
             }
         }
     }
@@ -281,7 +281,7 @@ impl Freezing {
     /// The agent is about to end.
     pub fn leave(&mut self, now: Time) {
         if let State::Active(active) = &mut self.state {
-            active.order(now);
+            active.order(now, freezer::LEAVE);
         }
     }
 
@@ -401,10 +401,10 @@ impl Asker {
 
 impl Active {
     /// Tells the freezer to thaw.
-    fn order(&mut self, now: Time) {
+    fn order(&mut self, now: Time, order: u8) {
         // Once: a pipe that nobody empties would have the loop wait.
         if !std::mem::replace(&mut self.told, true) {
-            let _ = self.orders.write_all(b"t");
+            let _ = self.orders.write_all(&[order]);
         }
         self.overdue = self.overdue.min(now + PATIENCE);
     }

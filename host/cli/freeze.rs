@@ -40,11 +40,18 @@ pub fn freeze(typed: &Typed) -> Result<u8, Trouble> {
     let Body::FreezeResponse(report) = client.wait_agent(id)? else {
         return Err(unexpected());
     };
-    show(typed, name, &report)?;
-    match report.state() {
-        FreezeState::Frozen => Ok(0),
-        _ => Err(failed(&format!("{name} is not frozen: {}", report.error))),
+    if report.state() == FreezeState::Frozen {
+        return show(typed, name, &report);
     }
+    match typed.has("json") {
+        true => print_json(&to_json(name, &report))?,
+        false => print(&details(&report))?,
+    };
+    let why = format!("{name} is not frozen: {}", report.error);
+    Err(Trouble::Failed(Failure::new(
+        Code::parse(&report.code),
+        why,
+    )))
 }
 
 /// `qx-node thaw`
@@ -59,7 +66,7 @@ pub fn thaw(typed: &Typed) -> Result<u8, Trouble> {
     show(typed, name, &report)?;
     match &*report.error {
         "" => Ok(0),
-        why => Err(failed(why)),
+        why => Err(Trouble::Failed(Failure::new(Code::Internal, why))),
     }
 }
 
@@ -72,10 +79,6 @@ pub fn status(typed: &Typed) -> Result<u8, Trouble> {
         return Err(unexpected());
     };
     show(typed, name, &report)
-}
-
-fn failed(why: &str) -> Trouble {
-    Trouble::Failed(Failure::new(Code::Internal, why))
 }
 
 fn show(typed: &Typed, name: &str, report: &FreezeReport) -> Result<u8, Trouble> {
@@ -101,6 +104,12 @@ fn text(report: &FreezeReport) -> String {
     if !report.error.is_empty() {
         text += &format!("{}\n", plain(&report.error));
     }
+    text + &details(report)
+}
+
+/// File systems and hooks.
+fn details(report: &FreezeReport) -> String {
+    let mut text = String::new();
     if !report.mounts.is_empty() {
         let head = ["MOUNT", "TYPE", "DEVICE", "STATE"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];

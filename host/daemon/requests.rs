@@ -170,7 +170,8 @@ impl Daemon {
                     0 => FREEZE_SECONDS,
                     seconds => seconds,
                 };
-                Some(Duration::from_secs(seconds.into()) + LATE)
+                // Hooks that were called are called again where it fails.
+                Some(Duration::from_secs(seconds.into()) + THAW)
             }
             Some(Body::Thaw(_)) => Some(THAW),
             _ => return self.refuse(client, request, &unknown_request()),
