@@ -24,6 +24,7 @@ use crate::disks::Disks;
 use crate::freeze::{self, Freezing};
 use crate::job::Jobs;
 use crate::port::{Moved, Opened, Port};
+use crate::power::Power;
 use crate::telemetry::{Sampler, network, os};
 
 /// Requests that this agent answers.
@@ -36,6 +37,7 @@ const CAPABILITIES: &[&str] = &[
     "list_jobs",
     "attach_job",
     "kill_job",
+    "shutdown",
     "freeze",
     "thaw",
     "get_freeze_status",
@@ -66,6 +68,7 @@ pub struct Agent {
     guest: Guest,
     jobs: Jobs,
     freezing: Freezing,
+    power: Power,
     sampler: Sampler,
     disks: Disks,
     ready: agent::AgentReady,
@@ -120,6 +123,7 @@ impl Agent {
             port: Port::new(options.port.clone(), PORT),
             jobs: Jobs::new(FIRST_JOB, &options.run_dir),
             freezing,
+            power: Power::new(&options.run_dir),
             options,
             config,
             uevents,
@@ -244,6 +248,9 @@ impl Agent {
                 break;
             }
         }
+        if self.port.is_writable() {
+            self.power.release();
+        }
         if let Some(line) = self.drops.news(now, self.guest.counters()) {
             self.log.warning(format_args!("{line}"));
         }
@@ -358,6 +365,12 @@ impl Agent {
                 return self.guest.answer(&id, Body::FreezeStatus(report));
             }
             _ if freezing.is_active() && !freeze::may_pass(body) => Err(freezing.refusal(now)),
+            Body::Shutdown(request) => match self.power.request(request) {
+                Ok(accepted) => {
+                    return self.guest.answer(&id, Body::ShutdownResponse(accepted));
+                }
+                Err(failure) => Err(failure),
+            },
             _ => self.jobs.start(now, id.clone(), body, registry),
         };
         self.log.hold(self.freezing.is_active());

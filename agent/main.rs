@@ -12,6 +12,7 @@ mod job;
 mod names;
 mod ops;
 mod port;
+mod power;
 mod telemetry;
 mod users;
 

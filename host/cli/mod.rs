@@ -10,6 +10,7 @@ mod freeze;
 mod jobs;
 mod live;
 mod options;
+mod power;
 mod render;
 mod report;
 mod run;
@@ -144,6 +145,9 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "kill" => jobs::kill(typed),
         "cp" => copy::cp(typed),
         "cat" => copy::cat(typed),
+        "shutdown" => power::shutdown(typed),
+        "reboot" => power::reboot(typed),
+        "suspend" => power::suspend(typed),
         "freeze" => freeze::freeze(typed),
         "thaw" => freeze::thaw(typed),
         "freeze-status" => freeze::status(typed),

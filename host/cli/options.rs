@@ -50,6 +50,21 @@ const DIRECT: Opt = option(
 );
 const VMS_DIR: Opt = option("vms-dir", "DIR", "where QEMU serves the VMs' sockets");
 
+const WAIT: Opt = flag("wait", None, "follow it to its end");
+const TIMEOUT: Opt = option(
+    "timeout",
+    "SECONDS",
+    "with --wait: give up then (default: 120)",
+);
+const DELAY: Opt = option("delay", "SECONDS", "not before so many have passed");
+const MESSAGE: Opt = option("message", "TEXT", "for whoever is logged in");
+const FORCE: Opt = flag(
+    "force",
+    None,
+    "at once, without a word to its init: for one that hangs",
+);
+const CANCEL: Opt = flag("cancel", None, "take back what --delay has put off");
+
 /// All commands, in the order in which help shows them.
 pub const COMMANDS: &[Command] = &[
     Command {
@@ -221,6 +236,45 @@ pub const COMMANDS: &[Command] = &[
         usage: "VM PATH",
         about: "print a file of the guest",
         options: &[CONTROL, DIRECT],
+    },
+    Command {
+        name: "shutdown",
+        usage: "VM",
+        about: "have the guest end itself, and switch off",
+        options: &[
+            flag("halt", None, "stand still, switched on"),
+            WAIT,
+            TIMEOUT,
+            DELAY,
+            MESSAGE,
+            FORCE,
+            CANCEL,
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "reboot",
+        usage: "VM",
+        about: "have the guest end itself, and start again",
+        options: &[
+            WAIT, TIMEOUT, DELAY, MESSAGE, FORCE, CANCEL, JSON, CONTROL, DIRECT,
+        ],
+    },
+    Command {
+        name: "suspend",
+        usage: "VM",
+        about: "send the guest to sleep; its hypervisor wakes it up",
+        options: &[
+            flag("disk", None, "write its memory to its disk, and switch off"),
+            DELAY,
+            MESSAGE,
+            CANCEL,
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
     },
     Command {
         name: "freeze",

@@ -163,7 +163,11 @@ impl Daemon {
                 | Body::WriteTree(_),
             ) => None,
             Some(
-                Body::ListJobs(_) | Body::KillJob(_) | Body::SyncTime(_) | Body::GetFreezeStatus(_),
+                Body::ListJobs(_)
+                | Body::KillJob(_)
+                | Body::SyncTime(_)
+                | Body::Shutdown(_)
+                | Body::GetFreezeStatus(_),
             ) => Some(QUESTION),
             Some(Body::Freeze(freeze)) => {
                 let seconds = match freeze.timeout_seconds {

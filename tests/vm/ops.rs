@@ -1,4 +1,5 @@
 //! What an operator does to a guest, each where it has an effect: in a guest of its own.
 
 mod freeze;
+mod power;
 mod time;

@@ -8,6 +8,7 @@ mod glibc;
 pub mod ifaddrs;
 pub mod inotify;
 pub mod pass;
+pub mod power;
 pub mod process;
 pub mod program;
 pub mod rtc;
