@@ -10,7 +10,7 @@ use quantix::error::Failure;
 use quantix::rt::log::{Level, Log, Target};
 use quantix::rt::sys::{fd, process};
 
-use crate::daemon::{Daemon, Source};
+use crate::daemon::{Daemon, Source, TimeSync};
 
 /// How to serve.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub struct Options {
     pub control: PathBuf,
     pub log: Target,
     pub level: Level,
+    pub time_sync: TimeSync,
 }
 
 /// Serves until SIGTERM.
@@ -51,7 +52,10 @@ pub fn serve(options: Options) -> Result<(), String> {
         Some(listener),
         log,
     )
-    .and_then(Daemon::run)
+    .and_then(|mut daemon| {
+        daemon.time_sync = options.time_sync;
+        daemon.run()
+    })
     .map_err(|e| e.to_string());
     let _ = fs::remove_file(control);
     served

@@ -116,6 +116,8 @@ const fn kind_word(kind: EventKind) -> &'static str {
         EventKind::GuestReverted => "guest_reverted",
         EventKind::ClockSetBack => "clock_set_back",
         EventKind::AgentRestarted => "agent_restarted",
+        EventKind::GuestResumed => "guest_resumed",
+        EventKind::ClockCorrected => "clock_corrected",
     }
 }
 

@@ -30,7 +30,7 @@ use quantix::rt::log::{Level, Target};
 use client::Client;
 use options::{COMMANDS, Command, Typed};
 
-use crate::daemon::{SUFFIX, vm_of};
+use crate::daemon::{SUFFIX, TimeSync, vm_of};
 use crate::serve;
 
 const CONTROL: &str = "/run/quantix-kvm/qx-node.sock";
@@ -164,10 +164,12 @@ fn serve(typed: &Typed) -> Result<u8, Trouble> {
     let word = |long, default| typed.value(long).map_or(Some(default), OsStr::to_str);
     let log = word("log", "stderr").and_then(Target::parse);
     let level = word("log-level", "info").and_then(Level::parse);
+    let time_sync = word("time-sync", "never").and_then(TimeSync::parse);
     let options = serve::Options {
         vms_dir: vms_dir(typed),
         control: control(typed),
         log: log.ok_or_else(|| usage("--log takes syslog or stderr"))?,
+        time_sync: time_sync.ok_or_else(|| usage("--time-sync takes never or on-resume"))?,
         level: level.ok_or_else(|| usage("--log-level takes error, warning, info or debug"))?,
     };
     serve::serve(options).map(|()| 0).map_err(Trouble::Local)

@@ -374,6 +374,11 @@ pub const COMMANDS: &[Command] = &[
                 "LEVEL",
                 "error, warning, info or debug (default: info)",
             ),
+            option(
+                "time-sync",
+                "WHEN",
+                "on-resume: step the clocks of guests that were paused (default: never)",
+            ),
         ],
     },
 ];

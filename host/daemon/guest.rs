@@ -5,6 +5,7 @@ use quantix::host::Event;
 use quantix::loss::Loss;
 use quantix::message::agent::{Pong, Timestamp};
 use quantix::message::node::EventKind;
+use quantix::time::Time;
 
 /// What is known of the guest behind a channel, over all its sessions.
 #[derive(Debug, Default)]
@@ -19,6 +20,8 @@ struct Last {
     boot_id: String,
     uptime_seconds: u64,
     wall_ms: Option<i64>,
+    /// On our own clock.
+    seen: Time,
 }
 
 impl Guest {
@@ -33,7 +36,7 @@ impl Guest {
     }
 
     /// What an event of the session says, if that is for people to know.
-    pub fn on_event(&mut self, event: &Event) -> Option<(EventKind, String)> {
+    pub fn on_event(&mut self, now: Time, event: &Event) -> Option<(EventKind, String)> {
         match event {
             Event::Lost { why, .. } => {
                 self.lost = Some(why.clone());
@@ -42,26 +45,28 @@ impl Guest {
             Event::Opened(pong) => {
                 let lost = self.lost.take();
                 let restarted = lost.is_some_and(|why| why == Loss::Forgotten || why.is_goodbye());
-                let (before, now) = self.replace(pong)?;
+                let (before, now) = self.replace(now, pong)?;
                 if before.boot_id != now.boot_id {
                     let why = format!("its boot id is {} now", now.boot_id);
                     return Some((EventKind::GuestBooted, why));
                 }
-                went_back(&before, &now).or_else(|| {
-                    let why = "it has forgotten the session, in the same boot".to_owned();
-                    restarted.then_some((EventKind::AgentRestarted, why))
-                })
+                went_back(&before, &now)
+                    .or_else(|| stood_still(&before, &now))
+                    .or_else(|| {
+                        let why = "it has forgotten the session, in the same boot".to_owned();
+                        restarted.then_some((EventKind::AgentRestarted, why))
+                    })
             }
             Event::Pong { pong, .. } => {
-                let (before, now) = self.replace(pong)?;
-                went_back(&before, &now)
+                let (before, now) = self.replace(now, pong)?;
+                went_back(&before, &now).or_else(|| stood_still(&before, &now))
             }
             _ => None,
         }
     }
 
     /// Notes a Pong: what was known before it, what is known now.
-    fn replace(&mut self, pong: &Pong) -> Option<(Last, Last)> {
+    fn replace(&mut self, now: Time, pong: &Pong) -> Option<(Last, Last)> {
         let millis = |t: &Timestamp| {
             t.seconds
                 .saturating_mul(1000)
@@ -71,6 +76,7 @@ impl Guest {
             boot_id: pong.boot_id.chars().take(64).collect(),
             uptime_seconds: pong.uptime_seconds,
             wall_ms: pong.time.as_ref().map(millis),
+            seen: now,
         };
         let before = self.last.replace(now.clone())?;
         Some((before, now))
@@ -94,6 +100,21 @@ fn went_back(before: &Last, now: &Last) -> Option<(EventKind, String)> {
         (EventKind::ClockSetBack, why)
     })
 }
+
+/// Its uptime, which nobody can set, has grown by less than our own clock.
+fn stood_still(before: &Last, now: &Last) -> Option<(EventKind, String)> {
+    let passed = now.seen.since(before.seen).as_secs();
+    let grown = now.uptime_seconds.saturating_sub(before.uptime_seconds);
+    let missed = passed.saturating_sub(grown);
+    let is_same = before.boot_id == now.boot_id;
+    (is_same && missed > UPTIME_SLACK).then(|| {
+        let why = format!("its clocks stood still for {missed} s");
+        (EventKind::GuestResumed, why)
+    })
+}
+
+/// Seconds: uptimes come whole, and a Pong can be late.
+const UPTIME_SLACK: u64 = 2;
 
 /// Milliseconds that a clock is set back without anybody noticing.
 const CLOCK_SLACK_MS: i64 = 1000;
@@ -136,7 +157,28 @@ mod tests {
     }
 
     fn kind(guest: &mut Guest, event: Event) -> Option<EventKind> {
-        guest.on_event(&event).map(|(kind, _)| kind)
+        at(guest, 0, event)
+    }
+
+    /// So many seconds after our own clock's begin.
+    fn at(guest: &mut Guest, seconds: u64, event: Event) -> Option<EventKind> {
+        let now = Time::from_micros(seconds * 1_000_000);
+        guest.on_event(now, &event).map(|(kind, _)| kind)
+    }
+
+    #[test]
+    fn a_guest_that_stood_still_has_missed_what_we_have_not() {
+        let mut guest = Guest::default();
+        at(&mut guest, 1000, opened("a", 100, 1000));
+        assert_eq!(at(&mut guest, 1007, again("a", 105, 1005)), None);
+        let resumed = Some(EventKind::GuestResumed);
+        assert_eq!(at(&mut guest, 1100, again("a", 110, 1010)), resumed);
+        assert_eq!(at(&mut guest, 1105, again("a", 115, 1015)), None);
+        // Its clock was set right meanwhile: it stood still all the same. A session later, too.
+        assert_eq!(at(&mut guest, 1200, opened("a", 120, 1200)), resumed);
+        // It was off.
+        let booted = Some(EventKind::GuestBooted);
+        assert_eq!(at(&mut guest, 1300, opened("b", 1, 1300)), booted);
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub const fn text(kind: EventKind) -> &'static str {
         EventKind::GuestBooted => "the guest has booted anew",
         EventKind::GuestReverted => "the guest was reverted",
         EventKind::ClockSetBack => "the guest's clock was set back",
+        EventKind::GuestResumed => "the guest was paused, and goes on",
+        EventKind::ClockCorrected => "the guest's clock was stepped to ours",
         EventKind::AgentRestarted => "the agent was restarted",
     }
 }

@@ -14,6 +14,7 @@ use quantix::rt::sys::inotify::Watch;
 use quantix::time::Time;
 
 use super::broker::{Call, Kind, VmKey};
+use super::clocks;
 use super::state::{Line, State};
 use super::vm::Vm;
 use super::{
@@ -230,8 +231,9 @@ impl Daemon {
 
     pub(super) fn on_vm_event(&mut self, now: Time, key: VmKey, event: Event) {
         if let Some(vm) = self.vms.get_mut(&key)
-            && let Some((kind, why)) = vm.guest.on_event(&event)
+            && let Some((kind, why)) = vm.guest.on_event(now, &event)
         {
+            vm.clock_due |= clocks::may_be_off(kind);
             let name = vm.name.clone();
             self.log
                 .info(format_args!("{name}: {}: {why}", journal::text(kind)));
@@ -254,6 +256,7 @@ impl Daemon {
                 round_trip,
                 pong,
             } => {
+                self.correct_clock(now, key);
                 // Answers come in order, so a later one answers all before it.
                 let asked = |call: &Call| {
                     call.vm == key && matches!(call.kind, Kind::Ping(Some(s)) if s <= sequence)
@@ -292,6 +295,7 @@ impl Daemon {
             return;
         };
         let Some(Call {
+            client,
             kind: Kind::Agent {
                 upload, download, ..
             },
@@ -300,6 +304,7 @@ impl Daemon {
         else {
             return;
         };
+        let is_own = *client == clocks::OWN;
         match &message.body {
             Some(Body::StreamChunk(chunk)) if !download.pass(chunk) => {
                 self.cancel_in_guest(call);
@@ -310,6 +315,11 @@ impl Daemon {
             Some(Body::Credit(credit)) => {
                 upload.grant(credit);
                 self.pass_on(call, message);
+            }
+            Some(body) if is_own => {
+                let body = body.clone();
+                self.broker.end(call);
+                self.on_corrected(key, &body);
             }
             _ => self.finish(call, node_message::Body::Agent(message)),
         }

@@ -8,6 +8,7 @@
 mod broker;
 mod client;
 mod clients;
+mod clocks;
 mod deadlines;
 mod discover;
 mod guest;
@@ -40,6 +41,7 @@ use journal::Journal;
 use queue::Queues;
 use vm::Vm;
 
+pub use clocks::TimeSync;
 pub use discover::{SUFFIX, vm_of};
 pub use journal::text as event_text;
 pub use monitor::{SUFFIX as MONITOR_SUFFIX, is_open};
@@ -115,6 +117,8 @@ pub struct Daemon {
     buffer: Vec<u8>,
     /// A private daemon ends with its client.
     private: bool,
+    /// When guests' clocks are set.
+    pub time_sync: TimeSync,
 }
 
 impl Daemon {
@@ -161,6 +165,7 @@ impl Daemon {
             ready_clients: BTreeSet::new(),
             to_write: BTreeSet::new(),
             buffer: vec![0; 64 * 1024],
+            time_sync: TimeSync::default(),
         })
     }
 

@@ -37,8 +37,11 @@ pub struct Vm {
     pub ready: Option<AgentReady>,
     /// What the guest's Pongs have told of it.
     pub guest: Guest,
-    round_trip_us: u64,
-    skew_ms: i64,
+    pub round_trip_us: u64,
+    /// As of its last Pong.
+    pub skew_ms: i64,
+    /// It was paused, or put back: its clock may have to be set.
+    pub clock_due: bool,
     pub telemetry: Option<(Telemetry, Time)>,
     coalesced: u64,
     pub monitor: Monitor,
@@ -108,6 +111,7 @@ impl Vm {
             guest: Guest::default(),
             round_trip_us: 0,
             skew_ms: 0,
+            clock_due: false,
             telemetry: None,
             coalesced: 0,
             monitor,

@@ -446,6 +446,11 @@ impl Node {
         });
     }
 
+    /// From its next start on it has these options too.
+    pub fn options(&mut self, options: &[&str]) {
+        self.command.args(options);
+    }
+
     /// Kills the daemon as the kernel does when memory runs out: it says nothing to anybody.
     pub fn kill(&mut self) {
         self.keeper = None;

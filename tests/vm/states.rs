@@ -192,7 +192,10 @@ fn the_monitor_tells_of_a_pause_and_of_its_end() {
         .failed(4, &["the VM is paused"]);
     own.vm.qmp().run("cont", json!({}));
     own.node.wait_state("db1", "ready");
-    assert_eq!(own.story(), ["connecting", "ready", "stalled", "ready"]);
+    assert_eq!(
+        own.story(),
+        ["connecting", "ready", "stalled", "guest_resumed", "ready"]
+    );
 }
 
 #[test]

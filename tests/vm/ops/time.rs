@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::vm::harness::{Node, Own};
+use crate::vm::harness::{Node, Own, PATIENCE, wait_until};
 
 fn time(node: &Node, words: &[&str]) -> Value {
     node.cli(&[&["time", "db1", "--json"], words].concat())
@@ -60,4 +60,41 @@ fn the_clocks_are_read_set_and_stepped_to_the_hosts() {
     );
     assert!(sh("date -u +%F").starts_with("2030-01-01"));
     assert!(!sh("cat /sys/class/rtc/rtc0/date").contains("2030"));
+}
+
+#[test]
+fn a_guest_that_was_paused_has_its_clock_stepped_where_that_is_wanted() {
+    let mut own = Own::ready(&Default::default());
+    let pause = |own: &mut Own| {
+        own.vm.qmp().run("stop", serde_json::json!({}));
+        own.rest(5);
+        own.vm.qmp().run("cont", serde_json::json!({}));
+    };
+    let events = |node: &Node, kind: &str| -> Vec<Value> {
+        let text = node.cli(&["events", "db1", "--json"]).text();
+        let events = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        events
+            .filter(|event: &Value| event["event"] == kind)
+            .collect()
+    };
+    pause(&mut own);
+    wait_until("the resume", PATIENCE, || {
+        events(&own.node, "guest_resumed").len() == 1
+    });
+    own.node.cli(&["ping", "db1"]).ok();
+    assert!(ahead(&time(&own.node, &[])) < -3.0);
+    assert!(events(&own.node, "clock_corrected").is_empty());
+
+    own.node.options(&["--time-sync", "on-resume"]);
+    own.node.start();
+    own.node.wait_state("db1", "ready");
+    // That it was off before is nobody's business.
+    assert!(ahead(&time(&own.node, &[])) < -3.0);
+    pause(&mut own);
+    wait_until("the step", PATIENCE, || {
+        events(&own.node, "clock_corrected").len() == 1
+    });
+    let why = events(&own.node, "clock_corrected")[0]["reason"].clone();
+    assert!(why.as_str().unwrap().starts_with("by +"), "{why}");
+    assert!(ahead(&time(&own.node, &[])).abs() < 0.5);
 }
