@@ -81,21 +81,24 @@ impl Power {
         }
         let path = self.record.to_string_lossy().into_owned();
         let system = |e: io::Error| Failure::system("note what is due in", &path, &e);
-        let record = self.lock().map_err(system)?;
+        let record = self.lock(request.force).map_err(system)?;
         let Some(record) = record else {
-            let why = format!("{} already; --cancel takes it back", self.due());
-            return Err(Failure::new(Code::Busy, why));
+            return Err(Failure::new(Code::Busy, self.due()));
         };
         let (gate, gate_end) = pipe().map_err(system)?;
         let delay = Duration::from_secs(request.delay_seconds.into());
         let name = name(request.r#type());
         let at = clock::uptime_seconds() + delay.as_secs();
-        process::spawn(&[&record, &gate], || {
+        let pid = process::spawn(&[&record, &gate], || {
             set_name(c"qx-power");
-            let _ = writeln!(&record, "{} {at} {name}", std::process::id());
             run(&way, &gate, delay, name, &request.message)
         })
         .map_err(|e| Failure::system("start", name, &e))?;
+        // Here, since the next request may come before the child has begun.
+        if let Err(e) = writeln!(&record, "{} {at} {name}", pid.get()) {
+            process::signal_group(pid, Signal::KILL);
+            return Err(system(e));
+        }
         self.gate = Some(gate_end);
         Ok(ShutdownResponse {
             accepted: true,
@@ -108,8 +111,8 @@ impl Power {
         self.gate = None;
     }
 
-    /// The record, locked; `None`: another is due.
-    fn lock(&self) -> io::Result<Option<File>> {
+    /// The record, locked; `None`: another is due. What is forced does not mind another that hangs.
+    fn lock(&self, force: bool) -> io::Result<Option<File>> {
         let directory = self.record.parent().unwrap_or(&self.record);
         DirBuilder::new()
             .recursive(true)
@@ -118,21 +121,24 @@ impl Power {
         let mut options = File::options();
         options.read(true).write(true).create(true).mode(0o600);
         let record = options.open(&self.record)?;
-        if !try_lock(&record)? {
+        if !try_lock(&record)? && !force {
             return Ok(None);
         }
         record.set_len(0)?;
         Ok(Some(record))
     }
 
-    /// In words, as `a reboot is due in 5 s`.
+    /// In words: what is due, and what to do.
     fn due(&self) -> String {
         let text = fs::read_to_string(&self.record).unwrap_or_default();
         let mut words = text.split_whitespace().skip(1);
         let at: u64 = words.next().and_then(|at| at.parse().ok()).unwrap_or(0);
         let left = at.saturating_sub(clock::uptime_seconds());
-        let name = words.next().unwrap_or("end");
-        format!("a {name} is due in {left} s")
+        let name = words.next().unwrap_or("shutdown");
+        match left {
+            0 => format!("a {name} is under way; --force does not wait for it"),
+            left => format!("a {name} is due in {left} s; --cancel takes it back"),
+        }
     }
 
     fn cancel(&self) -> Result<ShutdownResponse, Failure> {
@@ -199,6 +205,11 @@ const STATE: &str = "/sys/power/state";
 
 fn sleep(sleep: Sleep) -> Result<Way, Failure> {
     let known = fs::read_to_string(STATE).unwrap_or_default();
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    if matches!(sleep, Sleep::Disk) && swaps.lines().nth(1).is_none() {
+        let why = "this guest has no swap to write its memory to";
+        return Err(Failure::new(Code::Unsupported, why));
+    }
     if known.split_whitespace().any(|known| known == word(sleep)) {
         return Ok(Way::Sleep(sleep));
     }

@@ -383,6 +383,19 @@ pub const COMMANDS: &[Command] = &[
     },
 ];
 
+/// What help shows together, in this order; each command is in one of these.
+const GROUPS: &[(&str, &[&str])] = &[
+    (
+        "How VMs do",
+        &["vms", "ping", "info", "telemetry", "events"],
+    ),
+    ("Commands", &["exec", "shell", "jobs", "attach", "kill"]),
+    ("Files", &["cp", "cat"]),
+    ("Snapshots", &["freeze", "thaw", "freeze-status"]),
+    ("Power and time", &["shutdown", "reboot", "suspend", "time"]),
+    ("The channel", &["channel", "doctor", "serve"]),
+];
+
 /// What was typed, checked against the table.
 #[derive(Debug, Default)]
 pub struct Typed {
@@ -470,11 +483,14 @@ pub fn help() -> String {
     let mut text = String::from(
         "Usage: qx-node COMMAND [OPTIONS]\n\n\
          Runs commands in the virtual machines of this host, copies files in and out,\n\
-         and shows how they do, over the channel to their quantix-kvm-agent.\n\nCommands:\n",
+         and shows how they do, over the channel to their quantix-kvm-agent.\n",
     );
     let width = COMMANDS.iter().map(|c| c.name.len()).max().unwrap_or(0);
-    for command in COMMANDS {
-        text += &format!("  {:width$}  {}\n", command.name, command.about);
+    for (about, names) in GROUPS {
+        text += &format!("\n{about}:\n");
+        for command in COMMANDS.iter().filter(|c| names.contains(&c.name)) {
+            text += &format!("  {:width$}  {}\n", command.name, command.about);
+        }
     }
     text += "\n`qx-node COMMAND --help` shows a command's options.\n\n\
         Exit status: 0 done, 1 failed, 2 wrong usage, 3 no daemon, 4 the guest cannot be\n\
@@ -517,6 +533,19 @@ pub fn help_of(command: &Command) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_command_is_in_one_group_of_the_help() {
+        let mut named: Vec<&str> = GROUPS
+            .iter()
+            .flat_map(|(_, names)| *names)
+            .copied()
+            .collect();
+        let mut known: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
+        named.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(named, known);
+    }
 
     #[test]
     fn the_table_is_consistent() {
