@@ -19,6 +19,7 @@ pub mod tree;
 pub mod tty;
 pub mod uevent;
 pub mod uname;
+pub mod xattr;
 
 use std::io;
 
