@@ -36,6 +36,9 @@ const CAPABILITIES: &[&str] = &[
     "attach_job",
     "kill_job",
     "sync_time",
+    "set_password",
+    "list_users",
+    "authorized_keys",
 ];
 
 const PORT: Token = Token(0);

@@ -7,8 +7,10 @@ mod doctor;
 mod events;
 mod exec;
 mod jobs;
+mod keys;
 mod live;
 mod options;
+mod passwd;
 mod render;
 mod report;
 mod run;
@@ -16,6 +18,7 @@ mod signals;
 mod terminal;
 mod time;
 mod tool;
+mod users;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -144,6 +147,9 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "cp" => copy::cp(typed),
         "cat" => copy::cat(typed),
         "time" => time::time(typed),
+        "users" => users::users(typed),
+        "passwd" => passwd::passwd(typed),
+        "keys" => keys::keys(typed),
         "channel" => channel::channel(typed),
         "doctor" => doctor::doctor(typed),
         _ => serve(typed),

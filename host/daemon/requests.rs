@@ -162,7 +162,14 @@ impl Daemon {
                 | Body::ReadTree(_)
                 | Body::WriteTree(_),
             ) => None,
-            Some(Body::ListJobs(_) | Body::KillJob(_) | Body::SyncTime(_)) => Some(QUESTION),
+            Some(
+                Body::ListJobs(_)
+                | Body::KillJob(_)
+                | Body::SyncTime(_)
+                | Body::SetPassword(_)
+                | Body::ListUsers(_)
+                | Body::AuthorizedKeys(_),
+            ) => Some(QUESTION),
             _ => return self.refuse(client, request, &unknown_request()),
         };
         let in_flight = self

@@ -1,3 +1,4 @@
 //! What an operator does to a guest, each where it has an effect: in a guest of its own.
 
 mod time;
+mod users;
