@@ -42,6 +42,9 @@ const CAPABILITIES: &[&str] = &[
     "thaw",
     "get_freeze_status",
     "sync_time",
+    "set_password",
+    "list_users",
+    "authorized_keys",
 ];
 
 const PORT: Token = Token(0);

@@ -3,6 +3,8 @@
 //! Read by hand: the agent is linked statically, and the C library's own look-ups would load shared
 //! objects. Users that come from elsewhere (LDAP, systemd-homed) can be given by number.
 
+use std::fs;
+
 use quantix::error::{Code, Failure};
 
 /// A user, as far as a command needs one.
@@ -15,6 +17,34 @@ pub struct User {
     pub shell: String,
 }
 
+/// What both databases say now.
+#[derive(Debug)]
+pub struct Texts {
+    passwd: String,
+    group: String,
+}
+
+impl Texts {
+    /// One that cannot be read has nobody in it.
+    pub fn read() -> Self {
+        let read = |path: &str| {
+            let text = fs::read(path).unwrap_or_default();
+            String::from_utf8_lossy(&text).into_owned()
+        };
+        Self {
+            passwd: read("/etc/passwd"),
+            group: read("/etc/group"),
+        }
+    }
+
+    pub const fn databases(&self) -> Databases<'_> {
+        Databases {
+            passwd: self.passwd.as_str(),
+            group: self.group.as_str(),
+        }
+    }
+}
+
 /// The databases' text, as read.
 #[derive(Clone, Copy, Debug)]
 pub struct Databases<'a> {
@@ -25,22 +55,34 @@ pub struct Databases<'a> {
 impl Databases<'_> {
     /// The user with this name, or this number; a number that nobody has is a user without a name.
     pub fn user(&self, wanted: &str) -> Result<User, Failure> {
-        let mut users = self.passwd.lines().filter_map(parse_user);
-        if let Some(user) = users.find(|user| user.name == wanted) {
-            return Ok(user);
+        self.known(wanted).or_else(|failure| {
+            let uid = wanted.parse().map_err(|_| failure)?;
+            Ok(User {
+                name: wanted.to_owned(),
+                uid,
+                gid: uid,
+                home: "/".to_owned(),
+                shell: "/bin/sh".to_owned(),
+            })
+        })
+    }
+
+    /// As [`user`](Self::user), of those that are there.
+    pub fn known(&self, wanted: &str) -> Result<User, Failure> {
+        let uid = wanted.parse().ok();
+        let mut found = None;
+        for line in self.passwd.lines() {
+            let Some(user) = parse_user(line) else {
+                continue;
+            };
+            if user.name == wanted {
+                return Ok(user);
+            }
+            if found.is_none() && Some(user.uid) == uid {
+                found = Some(user);
+            }
         }
-        let Ok(uid) = wanted.parse() else {
-            let why = format!("user {wanted}: not in the guest's /etc/passwd");
-            return Err(Failure::new(Code::NotFound, why));
-        };
-        let mut users = self.passwd.lines().filter_map(parse_user);
-        Ok(users.find(|user| user.uid == uid).unwrap_or_else(|| User {
-            name: wanted.to_owned(),
-            uid,
-            gid: uid,
-            home: "/".to_owned(),
-            shell: "/bin/sh".to_owned(),
-        }))
+        found.ok_or_else(|| unknown_user(wanted))
     }
 
     /// The number of the group with this name or number.
@@ -64,6 +106,12 @@ impl Databases<'_> {
             .map(|(_, gid, _)| gid)
             .collect()
     }
+}
+
+/// Nobody has this name, or number.
+pub fn unknown_user(wanted: &str) -> Failure {
+    let why = format!("user {wanted}: not in the guest's /etc/passwd");
+    Failure::new(Code::NotFound, why)
 }
 
 /// `name:password:uid:gid:comment:home:shell`
@@ -110,6 +158,8 @@ mod tests {
         assert_eq!(FILES.user("1000").unwrap(), alice);
         assert_eq!(FILES.user("4242").unwrap().uid, 4242);
         assert_eq!(FILES.user("bob").unwrap_err().code, Code::NotFound);
+        assert_eq!(FILES.known("1000").unwrap(), alice);
+        assert_eq!(FILES.known("4242").unwrap_err().code, Code::NotFound);
         assert_eq!(FILES.user("-1").unwrap_err().code, Code::NotFound);
     }
 

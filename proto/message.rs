@@ -23,6 +23,13 @@ pub use agent::{AgentMessage, Stream};
 /// The types of the wire, for those who fill many of them.
 pub use agent as wire;
 
+impl std::fmt::Debug for agent::SetPassword {
+    /// Without the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "SetPassword({}, {:?})", self.username, self.action())
+    }
+}
+
 /// A message with this body; `id` is empty for what belongs to no request.
 pub fn message(id: &str, body: Body) -> AgentMessage {
     AgentMessage {
@@ -61,6 +68,20 @@ pub fn peek_message_id(body: &[u8]) -> Option<MessageId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let body = Body::SetPassword(agent::SetPassword {
+            username: "alice".into(),
+            password: "hunter2".into(),
+            ..Default::default()
+        });
+        let shown = format!("{:?}", message("1", body));
+        assert!(
+            shown.contains("alice") && !shown.contains("hunter2"),
+            "{shown}"
+        );
+    }
 
     #[test]
     fn an_undecodable_request_still_has_an_id() {

@@ -194,7 +194,7 @@ fn json_has_the_keys_that_programs_rely_on() {
     assert_eq!(keys(&vm), vm_keys);
     assert_eq!(
         keys(&vm["agent"]),
-        "version os_name os_version kernel_version architecture hostname ip_addresses capabilities"
+        "version os_name os_version kernel_version architecture hostname ip_addresses capabilities frozen"
     );
     assert_eq!(
         keys(&vm["counters"]),

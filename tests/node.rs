@@ -11,6 +11,7 @@ mod guests;
 mod jobs;
 // What an operator does to guests, as far as this machine may be the guest.
 mod time;
+mod users;
 // What is told of VMs: who is ahead in a queue, what a monitor says, what has happened.
 mod events;
 mod states;

@@ -11,7 +11,7 @@ use quantix::message::agent;
 use quantix::rt::sys::process::{self, Pid};
 use quantix::rt::sys::program::{Identity, Program, Step};
 
-use crate::users::{Databases, User};
+use crate::users::{Texts, User};
 
 /// Its ends of what its standard streams are connected to.
 #[derive(Debug)]
@@ -62,12 +62,8 @@ pub fn check(request: &agent::Execute) -> Result<(), Failure> {
 /// # Errors
 /// Why there is none: for a keeper, which waits for as long as its file takes to be found.
 pub fn start(request: &agent::Execute, streams: &Streams) -> Result<Pid, Failure> {
-    let read = |path: &str| fs::read(path).map(|text| String::from_utf8_lossy(&text).into_owned());
-    let (passwd, group) = (read("/etc/passwd"), read("/etc/group"));
-    let files = Databases {
-        passwd: passwd.as_deref().unwrap_or_default(),
-        group: group.as_deref().unwrap_or_default(),
-    };
+    let texts = Texts::read();
+    let files = texts.databases();
     let me = process::effective_user();
     let user = match request.run_as_user.as_str() {
         "" => files.user(&me.to_string())?,

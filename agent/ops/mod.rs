@@ -1,11 +1,20 @@
 //! What an operator does to a guest, a kind of request a file. Each is done in a child of its own, which
 //! may block, and answers once.
 
+mod keys;
+mod password;
 mod time;
+mod who;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::time::Duration;
 
 use mio::{Registry, Token};
 use quantix::error::{Code, Failure};
 use quantix::message::{Body, message};
+use quantix::rt::clock;
+use quantix::rt::sys::fd::rest;
 use quantix::rt::sys::process::Pid;
 
 use crate::job::Worker;
@@ -28,9 +37,44 @@ pub fn start(
 fn answer(request: &Body) -> Result<Body, Failure> {
     match request {
         Body::SyncTime(request) => time::sync(request).map(Body::SyncTimeResponse),
+        Body::SetPassword(request) => password::set(request).map(Body::SetPasswordResponse),
+        Body::ListUsers(request) => Ok(Body::UserList(who::list(request))),
+        Body::AuthorizedKeys(request) => keys::keys(request).map(Body::AuthorizedKeysResponse),
         _ => {
             let why = "this agent does not know the request";
             Err(Failure::new(Code::Unsupported, why))
         }
     }
 }
+
+/// The bytes of a file that has `limit` at most.
+///
+/// # Errors
+/// As read(2); EFBIG.
+fn read_all(file: File, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > limit {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
+    Ok(bytes)
+}
+
+/// Waits until a lock is taken, as long as others may reasonably have it.
+///
+/// # Errors
+/// BUSY; what `take` fails with.
+fn take_lock(path: &str, take: &dyn Fn() -> io::Result<bool>) -> Result<(), Failure> {
+    let end = clock::now() + Duration::from_secs(10);
+    while !take().map_err(|e| Failure::system("lock", path, &e))? {
+        if clock::now() >= end {
+            let why = format!("{path} is locked by another program; try again later");
+            return Err(Failure::new(Code::Busy, why));
+        }
+        rest(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Bytes of a list that an answer holds.
+const PAGE: usize = 64 * 1024;

@@ -8,8 +8,10 @@ mod events;
 mod exec;
 mod freeze;
 mod jobs;
+mod keys;
 mod live;
 mod options;
+mod passwd;
 mod power;
 mod render;
 mod report;
@@ -18,6 +20,7 @@ mod signals;
 mod terminal;
 mod time;
 mod tool;
+mod users;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -152,6 +155,9 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "thaw" => freeze::thaw(typed),
         "freeze-status" => freeze::status(typed),
         "time" => time::time(typed),
+        "users" => users::users(typed),
+        "passwd" => passwd::passwd(typed),
+        "keys" => keys::keys(typed),
         "channel" => channel::channel(typed),
         "doctor" => doctor::doctor(typed),
         _ => serve(typed),

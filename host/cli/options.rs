@@ -323,6 +323,31 @@ pub const COMMANDS: &[Command] = &[
         ],
     },
     Command {
+        name: "users",
+        usage: "VM",
+        about: "list who is logged in: terminal, from where, since when",
+        options: &[JSON, CONTROL, DIRECT],
+    },
+    Command {
+        name: "passwd",
+        usage: "VM USER",
+        about: "set a user's password, which is read from stdin, or lock it",
+        options: &[
+            flag("crypted", None, "it is a hash already, as crypt(5) has it"),
+            flag("lock", None, "let no password in; keys still do"),
+            flag("unlock", None, "let the one from before in again"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "keys",
+        usage: "VM USER [list | add FILE|- | remove FILE|-|SHA256:...]",
+        about: "show or change the SSH keys that may log in as a user",
+        options: &[JSON, CONTROL, DIRECT],
+    },
+    Command {
         name: "channel",
         usage: "VM",
         about: "print what gives a VM its channel, for libvirt and for QEMU",
@@ -393,6 +418,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Files", &["cp", "cat"]),
     ("Snapshots", &["freeze", "thaw", "freeze-status"]),
     ("Power and time", &["shutdown", "reboot", "suspend", "time"]),
+    ("Users", &["users", "passwd", "keys"]),
     ("The channel", &["channel", "doctor", "serve"]),
 ];
 

@@ -12,19 +12,28 @@ pub fn size() -> Option<Size> {
     tty::size(&io::stdin()).ok()
 }
 
-/// A terminal that passes on every key; itself again when this is dropped.
+/// A terminal that treats keys in another way; itself again when this is dropped.
 pub struct Raw {
     terminal: File,
     before: Mode,
 }
 
 impl Raw {
-    /// From now on.
+    /// It passes on every key from now on.
     pub fn enter() -> Result<Self, String> {
+        Self::with(tty::make_raw)
+    }
+
+    /// It shows no key from now on.
+    pub fn hidden() -> Result<Self, String> {
+        Self::with(tty::hide_typing)
+    }
+
+    fn with(change: fn(&File) -> io::Result<Mode>) -> Result<Self, String> {
         let trouble = |e: io::Error| format!("terminal: {}", system_text(&e));
         let terminal = io::stdin().as_fd().try_clone_to_owned();
         let terminal = File::from(terminal.map_err(trouble)?);
-        let before = tty::make_raw(&terminal).map_err(trouble)?;
+        let before = change(&terminal).map_err(trouble)?;
         // A panic ends this process at once, and drops nothing.
         let (again, mode) = (terminal.try_clone().map_err(trouble)?, before.clone());
         let said = std::panic::take_hook();

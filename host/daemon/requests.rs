@@ -167,7 +167,10 @@ impl Daemon {
                 | Body::KillJob(_)
                 | Body::SyncTime(_)
                 | Body::Shutdown(_)
-                | Body::GetFreezeStatus(_),
+                | Body::GetFreezeStatus(_)
+                | Body::SetPassword(_)
+                | Body::ListUsers(_)
+                | Body::AuthorizedKeys(_),
             ) => Some(QUESTION),
             Some(Body::Freeze(freeze)) => {
                 let seconds = match freeze.timeout_seconds {

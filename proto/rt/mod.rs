@@ -1,11 +1,14 @@
 //! The only room that knows the operating system: what both programs need of mio, libc and syslog.
 //! `unsafe` lives in [`sys`] alone.
 
+pub mod authorized;
 pub mod check;
 pub mod civil;
+pub mod crypt;
 pub mod log;
 pub mod random;
 pub mod replace;
+pub mod sha2;
 pub mod signal;
 pub mod stat;
 pub mod sys;

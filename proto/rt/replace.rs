@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::random;
 use super::sys::fd::{name_unnamed, try_lock};
 use super::sys::process::effective_user;
+use super::sys::xattr;
 use crate::archive;
 
 /// New content for `target`, in a file beside it.
@@ -115,6 +116,15 @@ impl Replacement {
         &mut self.file
     }
 
+    /// Has the file bear the label that its target has (SELinux).
+    ///
+    /// # Errors
+    /// As fsetxattr(2): this process may not. It bears that of a new file in the same directory.
+    pub fn keep_label(&self) -> io::Result<()> {
+        let target = File::open(&self.target)?;
+        xattr::copy(&target, &self.file, xattr::LABEL).map(|_| ())
+    }
+
     /// Puts the file in its target's place, durably. A target that is there (`before`) passes its
     /// owner and permissions on; a new one gets `mode`.
     ///
@@ -123,6 +133,8 @@ impl Replacement {
     pub fn place(mut self, before: Option<&fs::Metadata>, mode: u32) -> io::Result<()> {
         if let Some(before) = before {
             fchown(&self.file, Some(before.uid()), Some(before.gid()))?;
+            // As far as we may.
+            let _ = self.keep_label();
         }
         let mode = before.map_or(mode, MetadataExt::mode) & 0o7777;
         self.file.set_permissions(Permissions::from_mode(mode))?;

@@ -3,3 +3,4 @@
 mod freeze;
 mod power;
 mod time;
+mod users;

@@ -92,6 +92,28 @@ pub fn is_locked(file: &File) -> io::Result<bool> {
     }
 }
 
+/// Takes a write lock on the whole file without waiting (F_SETLK, fcntl_locking(2)), as lckpwdf(3) does.
+/// It lasts until this process closes the file. False: another process has it.
+///
+/// # Errors
+/// As fcntl(2), but for EACCES and EAGAIN.
+pub fn try_lock_record(file: &File) -> io::Result<bool> {
+    // SAFETY: a flock is integers only, for which zero is a value: from the file's begin to its end.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    // The constant is 1, and an int on some systems.
+    #[allow(clippy::cast_possible_truncation)]
+    let kind = libc::F_WRLCK as libc::c_short;
+    lock.l_type = kind;
+    // SAFETY: F_SETLK reads one flock, which lives for the length of the call.
+    match check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &raw const lock) }) {
+        Ok(_) => Ok(true),
+        Err(e) => match e.raw_os_error() {
+            Some(libc::EACCES | libc::EAGAIN) => Ok(false),
+            _ => Err(e),
+        },
+    }
+}
+
 /// Gives an unnamed file (O_TMPFILE) a name, which must not exist yet (open(2), linkat(2)).
 ///
 /// # Errors
@@ -213,4 +235,33 @@ pub fn wait(these: &mut [Wait], limit: Option<Duration>) -> io::Result<usize> {
 /// Sleeps, where there is no event to wait for. Not for loops that serve others.
 pub fn rest(span: Duration) {
     let _ = wait(&mut [], Some(span));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::process::{self, Ended};
+    use super::*;
+
+    #[test]
+    fn a_record_lock_is_seen_by_another_process_until_its_file_is_closed() {
+        let path = std::env::temp_dir().join(format!("qx-lock-{:x}", crate::rt::random::number()));
+        let open = || {
+            File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+        };
+        let file = open().unwrap();
+        assert!(try_lock_record(&file).unwrap());
+        let other = || {
+            let took = || open().and_then(|file| try_lock_record(&file)).unwrap();
+            let pid = process::spawn_for_test(|| i32::from(took())).unwrap();
+            process::wait(pid).unwrap() == Ended::Exited(1)
+        };
+        assert!(!other());
+        drop(file);
+        assert!(other());
+        std::fs::remove_file(path).unwrap();
+    }
 }

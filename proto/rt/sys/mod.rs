@@ -21,6 +21,7 @@ pub mod tree;
 pub mod tty;
 pub mod uevent;
 pub mod uname;
+pub mod xattr;
 
 use std::io;
 

@@ -41,6 +41,25 @@ pub struct Identity {
     pub groups: Vec<u32>,
 }
 
+impl Identity {
+    /// Makes this process, which has one thread, that user's for good. Allocates nothing.
+    ///
+    /// # Errors
+    /// As setuid(2); what has been done stays so.
+    pub fn assume(&self) -> io::Result<()> {
+        let groups = &self.groups;
+        // SAFETY: `groups` is valid for its length for the length of the call; the others touch no
+        // memory. The bare system calls change this process alone, as the C library's functions would
+        // where there is one thread.
+        unsafe {
+            let count = groups.len();
+            check_long(libc::syscall(libc::SYS_setgroups, count, groups.as_ptr()))?;
+            check_long(libc::syscall(libc::SYS_setgid, self.gid))?;
+            check_long(libc::syscall(libc::SYS_setuid, self.uid))
+        }
+    }
+}
+
 /// What the child was at when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -175,16 +194,7 @@ impl Plan<'_> {
 
     fn become_user(&self) -> io::Result<()> {
         if let Some(user) = &self.program.user {
-            let groups = &user.groups;
-            // SAFETY: `groups` is valid for its length for the length of the call; the others touch no
-            // memory. The bare system calls change this process alone, as the C library's functions would
-            // where there is one thread.
-            unsafe {
-                let count = groups.len();
-                check_long(libc::syscall(libc::SYS_setgroups, count, groups.as_ptr()))?;
-                check_long(libc::syscall(libc::SYS_setgid, user.gid))?;
-                check_long(libc::syscall(libc::SYS_setuid, user.uid))?;
-            }
+            user.assume()?;
         }
         // Behind setuid, which would forget it.
         // SAFETY: takes its argument by value and touches no memory.

@@ -95,16 +95,33 @@ pub struct Mode(libc::termios);
 /// # Errors
 /// ENOTTY; EIO where this process is in the background of an orphaned group.
 pub fn make_raw(terminal: &impl AsFd) -> io::Result<Mode> {
+    change(terminal, |mode| {
+        // SAFETY: changes one termios, which lives for the length of the call.
+        unsafe { libc::cfmakeraw(mode) };
+    })
+}
+
+/// Shows no key but the one that ends a line. Returns what was before.
+///
+/// # Errors
+/// As [`make_raw`].
+pub fn hide_typing(terminal: &impl AsFd) -> io::Result<Mode> {
+    change(terminal, |mode| {
+        mode.c_lflag &= !libc::ECHO;
+        mode.c_lflag |= libc::ECHONL | libc::ICANON;
+    })
+}
+
+fn change(terminal: &impl AsFd, change: impl Fn(&mut libc::termios)) -> io::Result<Mode> {
     let fd = terminal.as_fd().as_raw_fd();
     let mut mode = MaybeUninit::<libc::termios>::zeroed();
     // SAFETY: tcgetattr fills one termios, which lives for the length of the call.
     check(unsafe { libc::tcgetattr(fd, mode.as_mut_ptr()) })?;
     // SAFETY: a termios is integers only, and was filled by a call that succeeded.
     let before = unsafe { mode.assume_init() };
-    let mut raw = before;
-    // SAFETY: changes one termios, which lives for the length of the call.
-    unsafe { libc::cfmakeraw(&raw mut raw) };
-    set_mode(terminal, &Mode(raw))?;
+    let mut after = before;
+    change(&mut after);
+    set_mode(terminal, &Mode(after))?;
     Ok(Mode(before))
 }
 
