@@ -36,6 +36,10 @@ const CAPABILITIES: &[&str] = &[
     "attach_job",
     "kill_job",
     "sync_time",
+    "list_processes",
+    "kill_process",
+    "list_services",
+    "service_control",
 ];
 
 const PORT: Token = Token(0);

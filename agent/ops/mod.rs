@@ -1,6 +1,8 @@
 //! What an operator does to a guest, a kind of request a file. Each is done in a child of its own, which
 //! may block, and answers once.
 
+mod processes;
+mod services;
 mod time;
 
 use mio::{Registry, Token};
@@ -28,6 +30,12 @@ pub fn start(
 fn answer(request: &Body) -> Result<Body, Failure> {
     match request {
         Body::SyncTime(request) => time::sync(request).map(Body::SyncTimeResponse),
+        Body::ListProcesses(request) => processes::list(request).map(Body::ProcessList),
+        Body::KillProcess(request) => processes::kill(request).map(Body::KillProcessResponse),
+        Body::ListServices(request) => services::list(request).map(Body::ServiceList),
+        Body::ServiceControl(request) => {
+            services::control(request).map(Body::ServiceControlResponse)
+        }
         _ => {
             let why = "this agent does not know the request";
             Err(Failure::new(Code::Unsupported, why))

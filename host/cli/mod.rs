@@ -8,10 +8,13 @@ mod events;
 mod exec;
 mod jobs;
 mod live;
+mod logs;
 mod options;
+mod processes;
 mod render;
 mod report;
 mod run;
+mod services;
 mod signals;
 mod terminal;
 mod time;
@@ -144,6 +147,11 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "cp" => copy::cp(typed),
         "cat" => copy::cat(typed),
         "time" => time::time(typed),
+        "ps" => processes::ps(typed),
+        "signal" => processes::signal(typed),
+        "services" => services::services(typed),
+        "service" => services::service(typed),
+        "logs" => logs::logs(typed),
         "channel" => channel::channel(typed),
         "doctor" => doctor::doctor(typed),
         _ => serve(typed),

@@ -235,6 +235,73 @@ pub const COMMANDS: &[Command] = &[
         ],
     },
     Command {
+        name: "ps",
+        usage: "VM",
+        about: "list the guest's processes with CPU and memory",
+        options: &[
+            option("sort", "KEY", "by cpu, memory or pid (default: pid)"),
+            option("user", "USER", "only those of this user, by name or number"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "signal",
+        usage: "VM PID",
+        about: "send a signal to a process of the guest",
+        options: &[
+            option("signal", "SIGNAL", "HUP, USR1, 9 (default: TERM)"),
+            option(
+                "started",
+                "MS",
+                "only if it is the one that has this started_ms in ps --json",
+            ),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "services",
+        usage: "VM",
+        about: "list the guest's services: those of systemd or OpenRC",
+        options: &[
+            flag("failed", None, "only those that have failed"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "service",
+        usage: "VM NAME status|start|stop|restart|enable|disable",
+        about: "show a service, or have it do something",
+        options: &[
+            option("timeout", "SECONDS", "how long it may take (default: 90)"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "logs",
+        usage: "VM NAME",
+        about: "show the last lines of a service's log",
+        options: &[
+            Opt {
+                long: "lines",
+                short: Some('n'),
+                value: Some("N"),
+                about: "how many (default: 20)",
+            },
+            flag("follow", Some('f'), "go on with each new line"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
         name: "channel",
         usage: "VM",
         about: "print what gives a VM its channel, for libvirt and for QEMU",

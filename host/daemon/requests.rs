@@ -162,7 +162,22 @@ impl Daemon {
                 | Body::ReadTree(_)
                 | Body::WriteTree(_),
             ) => None,
-            Some(Body::ListJobs(_) | Body::KillJob(_) | Body::SyncTime(_)) => Some(QUESTION),
+            Some(Body::ServiceControl(control)) => {
+                let asked = match control.timeout_seconds {
+                    0 => SERVICE,
+                    seconds => Duration::from_secs(seconds.into()),
+                };
+                // It looks at the service before and behind that.
+                Some(asked + QUESTION + LATE)
+            }
+            Some(
+                Body::ListJobs(_)
+                | Body::KillJob(_)
+                | Body::SyncTime(_)
+                | Body::ListProcesses(_)
+                | Body::KillProcess(_)
+                | Body::ListServices(_),
+            ) => Some(QUESTION),
             _ => return self.refuse(client, request, &unknown_request()),
         };
         let in_flight = self
@@ -390,6 +405,9 @@ impl Daemon {
 
 /// A guest that is alive answers a question about its jobs by then; the end of one takes 5 s at most.
 const QUESTION: Duration = Duration::from_secs(20);
+
+/// What the agent gives a service that is told to do something, unless it is told otherwise.
+const SERVICE: Duration = Duration::from_secs(90);
 
 /// Bytes after which a list of VMs goes on in another message. One VM has at most
 /// 70 KiB, so that a message stays below its limit.

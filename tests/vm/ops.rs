@@ -1,3 +1,5 @@
 //! What an operator does to a guest, each where it has an effect: in a guest of its own.
 
+mod processes;
+mod services;
 mod time;
