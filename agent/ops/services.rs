@@ -41,32 +41,36 @@ enum Manager {
 /// Lists a part of them.
 pub fn list(request: &ListServices) -> Result<ServiceList, Failure> {
     let manager = Manager::find()?;
-    let mut all = match manager {
+    let all = match manager {
         Manager::Systemd => systemd::all()?,
         Manager::OpenRc => openrc::all()?,
     };
-    all.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(part(manager.name(), all, &request.after))
 }
 
-/// Those behind `after`, as many as fit.
-fn part(manager: &str, all: Vec<Service>, after: &str) -> ServiceList {
+/// Those behind `after`, as many as fit. There are hundreds at most: a sort costs more bytes than it saves time.
+fn part(manager: &str, mut all: Vec<Service>, after: &str) -> ServiceList {
     let mut list = ServiceList {
         manager: manager.to_owned(),
         ..Default::default()
     };
+    all.retain(|service| *service.name > *after);
     let mut bytes = 0;
-    for service in all {
-        if *service.name <= *after {
-            continue;
+    while bytes < FULL {
+        let mut first = 0;
+        for at in 1..all.len() {
+            if all[at].name < all[first].name {
+                first = at;
+            }
         }
-        if bytes >= FULL {
-            list.more = true;
-            break;
+        if all.is_empty() {
+            return list;
         }
+        let service = all.swap_remove(first);
         bytes += service.encoded_len() + 4;
         list.services.push(service);
     }
+    list.more = !all.is_empty();
     list
 }
 
@@ -192,32 +196,31 @@ fn fault(said: &Said) -> Option<String> {
         return None;
     }
     let text = String::from_utf8_lossy(&said.complaint);
-    let mut lines = text
-        .lines()
-        .map(|line| line.trim_start_matches([' ', '*']).trim_end());
-    let line = lines.find(|line| {
-        let words = ["Job for ", "Failed to ", "ERROR: ", "rc-"];
-        words.iter().any(|word| line.starts_with(word))
-    });
-    Some(line.map_or_else(|| said.why(), str::to_owned))
+    for line in text.split('\n') {
+        let line = line.strip_prefix(" * ").unwrap_or(line);
+        for word in ["Job for ", "Failed to ", "ERROR: "] {
+            if line.starts_with(word) {
+                return Some(line.to_owned());
+            }
+        }
+    }
+    Some(said.why())
 }
 
 /// What an action came to, for people.
 fn came_to(verb: &str, report: &ServiceReport, line: &str) -> String {
-    let service = report.service.clone().unwrap_or_default();
-    let mut text = format!("{verb} {}: ", service.name);
+    let Some(service) = &report.service else {
+        return String::new();
+    };
+    let mut text = [verb, " ", &service.name, ": "].concat();
     if !line.is_empty() {
         text += line.trim_end_matches('.');
         text += "; it is ";
     }
     text += &service.detail;
     if !report.result.is_empty() {
-        text += ", ";
-        text += &report.result;
-        if report.exit_status > 0 {
-            text += " ";
-            text += &report.exit_status.to_string();
-        }
+        let status = report.exit_status.to_string();
+        text += &[", ", &report.result, " ", &status].concat();
     }
     text
 }
@@ -249,7 +252,8 @@ mod tests {
         let mut parts = 0;
         loop {
             let after = found.last().map_or(String::new(), |last| last.name.clone());
-            let list = part("systemd", all.clone(), &after);
+            let mixed = all.iter().rev().cloned().collect();
+            let list = part("systemd", mixed, &after);
             assert!(list.encoded_len() < 96 * 1024);
             found.extend(list.services);
             parts += 1;

@@ -26,7 +26,9 @@ pub fn tell(
     report: &ServiceReport,
     patience: Duration,
 ) -> Result<Option<Said>, Failure> {
-    let service = report.service.clone().unwrap_or_default();
+    let Some(service) = &report.service else {
+        return Ok(None);
+    };
     let is_enabled = service.enabled == ENABLED;
     let name = &*service.name;
     match verb {
@@ -52,17 +54,17 @@ pub fn look(name: &str) -> Result<Option<ServiceReport>, Failure> {
 /// ` NAME     [  started 01:02:03 (0)  ]`
 fn states(text: &str) -> Vec<Service> {
     let mut services: Vec<Service> = Vec::new();
-    for line in text.lines() {
+    for line in text.split('\n') {
         let Some((name, rest)) = line.rsplit_once('[') else {
             continue;
         };
-        let (name, word) = (name.trim(), rest.trim_end().trim_end_matches(']').trim());
+        let (name, word) = (name.trim(), rest.trim().trim_end_matches(']').trim());
         if name.is_empty() || name.contains(' ') {
             continue;
         }
         services.push(Service {
             name: name.to_owned(),
-            state: state(word.split(' ').next().unwrap_or_default()).into(),
+            state: state(word.split_once(' ').map_or(word, |(word, _)| word)).into(),
             detail: cut(word),
             enabled: "disabled".to_owned(),
             description: String::new(),
@@ -73,7 +75,7 @@ fn states(text: &str) -> Vec<Service> {
 
 /// ` NAME | default boot`
 fn runlevels(text: &str, services: &mut [Service]) {
-    for line in text.lines() {
+    for line in text.split('\n') {
         if let Some((name, levels)) = line.split_once('|')
             && !levels.trim().is_empty()
             && let Some(known) = services.iter_mut().find(|known| known.name == name.trim())

@@ -47,7 +47,7 @@ pub fn look(name: &str) -> Result<Option<ServiceReport>, Failure> {
 /// `UNIT LOAD ACTIVE SUB DESCRIPTION`, with a mark in front where a unit has failed, in old versions.
 fn units(text: &str) -> Vec<Service> {
     let mut services = Vec::new();
-    for line in text.lines() {
+    for line in text.split('\n') {
         let mut rest = line;
         let mut name = word(&mut rest);
         if !name.contains('.') {
@@ -71,11 +71,11 @@ fn units(text: &str) -> Vec<Service> {
 
 /// `UNIT STATE [PRESET]`
 fn files(text: &str, services: &mut Vec<Service>) {
-    for line in text.lines() {
+    for line in text.split('\n') {
         let mut rest = line;
         let [name, enabled] = [(); 2].map(|()| word(&mut rest));
         // A template is none itself, an alias another's name.
-        if enabled.is_empty() || name.contains("@.") || enabled == "alias" {
+        if enabled.is_empty() || name.ends_with("@.service") || enabled == "alias" {
             continue;
         }
         if let Some(known) = services.iter_mut().find(|known| known.name == name) {
