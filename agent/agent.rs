@@ -45,6 +45,10 @@ const CAPABILITIES: &[&str] = &[
     "set_password",
     "list_users",
     "authorized_keys",
+    "list_processes",
+    "kill_process",
+    "list_services",
+    "service_control",
 ];
 
 const PORT: Token = Token(0);

@@ -129,7 +129,7 @@ fn found(
 }
 
 /// What stands behind this name and the separator, in the first of the lines that have it.
-fn value<'a>(text: &'a str, name: &str, separator: char) -> Option<&'a str> {
+pub fn value<'a>(text: &'a str, name: &str, separator: char) -> Option<&'a str> {
     for line in text.split('\n') {
         if let Some((key, value)) = line.split_once(separator)
             && key.trim_ascii() == name

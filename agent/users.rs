@@ -85,6 +85,12 @@ impl Databases<'_> {
         found.ok_or_else(|| unknown_user(wanted))
     }
 
+    /// What the user with this number is called.
+    pub fn name(&self, uid: u32) -> Option<String> {
+        let mut users = self.passwd.lines().filter_map(parse_user);
+        users.find(|user| user.uid == uid).map(|user| user.name)
+    }
+
     /// The number of the group with this name or number.
     pub fn group(&self, wanted: &str) -> Result<u32, Failure> {
         let mut groups = self.group.lines().filter_map(parse_group);
@@ -157,6 +163,8 @@ mod tests {
         assert_eq!((&*alice.home, &*alice.shell), ("/home/alice", "/bin/sh"));
         assert_eq!(FILES.user("1000").unwrap(), alice);
         assert_eq!(FILES.user("4242").unwrap().uid, 4242);
+        assert_eq!(FILES.name(1000).as_deref(), Some("alice"));
+        assert_eq!(FILES.name(4242), None);
         assert_eq!(FILES.user("bob").unwrap_err().code, Code::NotFound);
         assert_eq!(FILES.known("1000").unwrap(), alice);
         assert_eq!(FILES.known("4242").unwrap_err().code, Code::NotFound);

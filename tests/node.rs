@@ -10,6 +10,7 @@ mod guests;
 // Commands that outlive clients, daemons and agents.
 mod jobs;
 // What an operator does to guests, as far as this machine may be the guest.
+mod services;
 mod time;
 mod users;
 // What is told of VMs: who is ahead in a queue, what a monitor says, what has happened.

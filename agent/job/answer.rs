@@ -5,6 +5,7 @@ use std::io::Write as _;
 
 use prost::Message;
 use quantix::error::{Code, Failure};
+use quantix::limits::MAX_FRAME;
 use quantix::message::{AgentMessage, Body, message};
 use quantix::rt::sys::process::Ended;
 
@@ -31,7 +32,7 @@ impl Answer {
 
     pub fn gather(&mut self) {
         if self.inlet.is_ready() {
-            self.inlet.read_into(&mut self.bytes, 16 * 1024);
+            self.inlet.read_into(&mut self.bytes, MAX_FRAME);
         }
     }
 

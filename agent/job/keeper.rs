@@ -27,7 +27,7 @@ use super::{command, descendants};
 pub const GRACE: Duration = Duration::from_secs(2);
 
 /// The name that ps(1) shows.
-const NAME: &std::ffi::CStr = c"quantix-keeper";
+pub const NAME: &std::ffi::CStr = c"quantix-keeper";
 
 /// A command while it runs.
 struct Keeper<'a> {

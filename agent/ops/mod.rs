@@ -3,6 +3,8 @@
 
 mod keys;
 mod password;
+mod processes;
+mod services;
 mod time;
 mod who;
 
@@ -40,6 +42,12 @@ fn answer(request: &Body) -> Result<Body, Failure> {
         Body::SetPassword(request) => password::set(request).map(Body::SetPasswordResponse),
         Body::ListUsers(request) => Ok(Body::UserList(who::list(request))),
         Body::AuthorizedKeys(request) => keys::keys(request).map(Body::AuthorizedKeysResponse),
+        Body::ListProcesses(request) => processes::list(request).map(Body::ProcessList),
+        Body::KillProcess(request) => processes::kill(request).map(Body::KillProcessResponse),
+        Body::ListServices(request) => services::list(request).map(Body::ServiceList),
+        Body::ServiceControl(request) => {
+            services::control(request).map(Body::ServiceControlResponse)
+        }
         _ => {
             let why = "this agent does not know the request";
             Err(Failure::new(Code::Unsupported, why))

@@ -59,7 +59,7 @@ pub fn kill(typed: &Typed) -> Result<u8, Trouble> {
     let job = number(words.first().map(|word| word.as_os_str()))?;
     let signal = match typed.value("signal") {
         None => 0,
-        Some(word) => signal(utf8("--signal", word)?)?,
+        Some(word) => signal_number(utf8("--signal", word)?)?,
     };
     let mut client = client(typed)?;
     let id = client.ask_agent(name, Body::KillJob(agent::KillJob { job, signal }))?;
@@ -110,7 +110,16 @@ const SIGNALS: [(&str, u32); 10] = [
     ("TSTP", 20),
 ];
 
-fn signal(word: &str) -> Result<u32, Trouble> {
+/// What a signal is called, as `SIGTERM`.
+pub fn signal_name(number: u32) -> String {
+    match SIGNALS.iter().find(|(_, known)| *known == number) {
+        Some((name, _)) => format!("SIG{name}"),
+        None => format!("signal {number}"),
+    }
+}
+
+/// The number of a signal with this name or number.
+pub fn signal_number(word: &str) -> Result<u32, Trouble> {
     let upper = word.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let named = SIGNALS.iter().find(|(known, _)| *known == name);
@@ -193,10 +202,11 @@ mod tests {
     #[test]
     fn signals_have_names_and_numbers() {
         for (word, number) in [("HUP", 1), ("sigterm", 15), ("9", 9), ("31", 31)] {
-            assert_eq!(signal(word).unwrap(), number);
+            assert_eq!(signal_number(word).unwrap(), number);
         }
+        assert_eq!([15, 31].map(signal_name), ["SIGTERM", "signal 31"]);
         for bad in ["", "NOPE", "0", "32", "-1"] {
-            assert!(signal(bad).is_err(), "{bad}");
+            assert!(signal_number(bad).is_err(), "{bad}");
         }
     }
 }

@@ -20,6 +20,7 @@ use quantix::time::Time;
 
 use super::Trouble;
 use super::client::{Client, unexpected};
+use super::render::Escaper;
 use super::signals::{Caught, Signals};
 use super::terminal::{self, Escape, Keys};
 
@@ -39,6 +40,8 @@ pub enum Input {
 pub enum Output {
     /// It goes to our stdout and stderr as it comes.
     Shown,
+    /// The same, but for control characters, which are shown as `\x1b`: it is lines of text.
+    Escaped,
     /// It is kept, up to [`MAX_KEPT`] bytes together.
     Kept,
 }
@@ -252,6 +255,9 @@ impl Live<'_> {
         loop {
             self.listen()?;
             self.grant()?;
+            if self.answer.is_some() {
+                self.streams.iter_mut().for_each(Show::end);
+            }
             if let Some(answer) = &mut self.answer
                 && self.streams.iter().all(Show::is_empty)
             {
@@ -462,6 +468,10 @@ struct Show {
     queue: VecDeque<Vec<u8>>,
     /// Bytes of the first that are written.
     at: usize,
+    /// See [`Output::Escaped`].
+    escaper: Option<Escaper>,
+    /// Escaped, and not yet written.
+    escaped: Vec<u8>,
     keep: bool,
     kept: Vec<u8>,
     /// More came than is kept.
@@ -476,6 +486,8 @@ impl Show {
             credit: ReceiveCredit::new(CLIENT_WINDOW),
             queue: VecDeque::new(),
             at: 0,
+            escaper: matches!(output, Output::Escaped).then(Escaper::default),
+            escaped: Vec::new(),
             keep: matches!(output, Output::Kept),
             kept: Vec::new(),
             lost: false,
@@ -483,7 +495,16 @@ impl Show {
     }
 
     fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_empty() && self.escaped.is_empty()
+    }
+
+    /// Nothing more comes.
+    fn end(&mut self) {
+        if self.queue.is_empty()
+            && let Some(escaper) = &mut self.escaper
+        {
+            self.escaped.extend(escaper.end());
+        }
     }
 
     fn push(&mut self, chunk: agent::StreamChunk) -> Result<(), Trouble> {
@@ -512,6 +533,17 @@ impl Show {
 
     /// Writes as much as is surely taken at once.
     fn write(&mut self, mut to: &File) -> Result<(), Trouble> {
+        self.escape();
+        if !self.escaped.is_empty() {
+            let most = self.escaped.len().min(AT_ONCE);
+            return match to.write(&self.escaped[..most]) {
+                Ok(n) => {
+                    self.escaped.drain(..n);
+                    Ok(())
+                }
+                Err(e) => passing(e),
+            };
+        }
         let Some(first) = self.queue.front() else {
             return Ok(());
         };
@@ -526,9 +558,27 @@ impl Show {
                 }
                 Ok(())
             }
-            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(()),
-            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()),
-            Err(e) => Err(Trouble::from(e)),
+            Err(e) => passing(e),
+        }
+    }
+
+    /// Escapes the next bytes, if that is wanted and those before are written.
+    fn escape(&mut self) {
+        let Some(escaper) = &mut self.escaper else {
+            return;
+        };
+        while self.escaped.is_empty()
+            && let Some(first) = self.queue.front()
+        {
+            let rest = &first[self.at..];
+            let next = &rest[..rest.len().min(AT_ONCE / 4)];
+            self.escaped = escaper.push(next);
+            self.at += next.len();
+            self.credit.consume(next.len());
+            if self.at == first.len() {
+                self.queue.pop_front();
+                self.at = 0;
+            }
         }
     }
 
@@ -543,7 +593,16 @@ impl Show {
         let bytes: usize = self.queue.iter().map(Vec::len).sum();
         self.credit.consume(bytes - self.at);
         self.queue.clear();
+        self.escaped.clear();
         self.at = 0;
+    }
+}
+
+/// What only has to be tried again is no trouble.
+fn passing(e: io::Error) -> Result<(), Trouble> {
+    match e.kind() {
+        ErrorKind::Interrupted | ErrorKind::WouldBlock => Ok(()),
+        _ => Err(Trouble::from(e)),
     }
 }
 

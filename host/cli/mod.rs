@@ -10,12 +10,15 @@ mod freeze;
 mod jobs;
 mod keys;
 mod live;
+mod logs;
 mod options;
 mod passwd;
 mod power;
+mod processes;
 mod render;
 mod report;
 mod run;
+mod services;
 mod signals;
 mod terminal;
 mod time;
@@ -158,6 +161,11 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "users" => users::users(typed),
         "passwd" => passwd::passwd(typed),
         "keys" => keys::keys(typed),
+        "ps" => processes::ps(typed),
+        "signal" => processes::signal(typed),
+        "services" => services::services(typed),
+        "service" => services::service(typed),
+        "logs" => logs::logs(typed),
         "channel" => channel::channel(typed),
         "doctor" => doctor::doctor(typed),
         _ => serve(typed),

@@ -342,10 +342,77 @@ pub const COMMANDS: &[Command] = &[
         ],
     },
     Command {
+        name: "ps",
+        usage: "VM",
+        about: "list the guest's processes with CPU and memory",
+        options: &[
+            option("sort", "KEY", "by cpu, memory or pid (default: pid)"),
+            option("user", "USER", "only those of this user, by name or number"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
         name: "keys",
         usage: "VM USER [list | add FILE|- | remove FILE|-|SHA256:...]",
         about: "show or change the SSH keys that may log in as a user",
         options: &[JSON, CONTROL, DIRECT],
+    },
+    Command {
+        name: "signal",
+        usage: "VM PID",
+        about: "send a signal to a process of the guest",
+        options: &[
+            option("signal", "SIGNAL", "HUP, USR1, 9 (default: TERM)"),
+            option(
+                "started",
+                "MS",
+                "only if it is the one that has this started_ms in ps --json",
+            ),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "services",
+        usage: "VM",
+        about: "list the guest's services: those of systemd or OpenRC",
+        options: &[
+            flag("failed", None, "only those that have failed"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "service",
+        usage: "VM NAME status|start|stop|restart|enable|disable",
+        about: "show a service, or have it do something",
+        options: &[
+            option("timeout", "SECONDS", "how long it may take (default: 90)"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "logs",
+        usage: "VM NAME",
+        about: "show the last lines of a service's log",
+        options: &[
+            Opt {
+                long: "lines",
+                short: Some('n'),
+                value: Some("N"),
+                about: "how many (default: 20)",
+            },
+            flag("follow", Some('f'), "go on with each new line"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
     },
     Command {
         name: "channel",
@@ -402,7 +469,7 @@ pub const COMMANDS: &[Command] = &[
             option(
                 "time-sync",
                 "WHEN",
-                "on-resume: step the clocks of guests that were paused (default: never)",
+                "on-resume: step clocks of paused guests (default: never)",
             ),
         ],
     },
@@ -418,6 +485,10 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Files", &["cp", "cat"]),
     ("Snapshots", &["freeze", "thaw", "freeze-status"]),
     ("Power and time", &["shutdown", "reboot", "suspend", "time"]),
+    (
+        "What runs",
+        &["ps", "signal", "services", "service", "logs"],
+    ),
     ("Users", &["users", "passwd", "keys"]),
     ("The channel", &["channel", "doctor", "serve"]),
 ];

@@ -45,6 +45,52 @@ pub fn plain_bytes(name: &[u8]) -> String {
     out
 }
 
+/// Lines of a guest's text in pieces, as [`plain_bytes`] but for line ends and tabs.
+#[derive(Debug, Default)]
+pub struct Escaper {
+    /// The begin of a character whose rest has not come.
+    held: Vec<u8>,
+}
+
+impl Escaper {
+    /// The next piece, at most four times as long as what has come.
+    pub fn push(&mut self, piece: &[u8]) -> Vec<u8> {
+        self.held.extend_from_slice(piece);
+        let goes_on = |byte: &&u8| (0x80..0xC0).contains(*byte);
+        let behind = self.held.iter().rev().take_while(goes_on).count();
+        let begun = self.held.len().checked_sub(behind + 1).filter(|from| {
+            let needs = match self.held.get(*from) {
+                Some(0xC2..=0xDF) => 2,
+                Some(0xE0..=0xEF) => 3,
+                Some(0xF0..=0xF4) => 4,
+                _ => 0,
+            };
+            behind + 1 < needs
+        });
+        let rest = self.held.split_off(begun.unwrap_or(self.held.len()));
+        let whole = std::mem::replace(&mut self.held, rest);
+        lines(&whole)
+    }
+
+    /// Nothing more comes.
+    pub fn end(&mut self) -> Vec<u8> {
+        lines(&std::mem::take(&mut self.held))
+    }
+}
+
+fn lines(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for part in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\t')) {
+        let (text, end) = match part {
+            [text @ .., end @ (b'\n' | b'\t')] => (text, Some(*end)),
+            text => (text, None),
+        };
+        out.extend_from_slice(plain_bytes(text).as_bytes());
+        out.extend(end);
+    }
+    out
+}
+
 /// `1.5 GiB`: three digits and a unit.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -135,6 +181,26 @@ mod tests {
             "2026-11-22T21:20:05Z",
         ];
         assert_eq!(of.map(iso_time), shown);
+    }
+
+    #[test]
+    fn pieces_of_lines_are_escaped_wherever_they_are_cut() {
+        let text = "a\tb\r\n\x1b[2J\u{e4}\u{20ac}\u{1f600}\u{9b}x\n".as_bytes();
+        let text = [text, b"\xff\x9b\xc3(\xf0\x9f", b"\n\xe2\x82"].concat();
+        let wanted = "a\tb\\x0d\n\\x1b[2J\u{e4}\u{20ac}\u{1f600}\\x9bx\n\\xff\\x9b\\xc3(\\xf0\\x9f\n\\xe2\\x82";
+        for size in 1..=text.len() {
+            let mut escaper = Escaper::default();
+            let mut out = Vec::new();
+            for piece in text.chunks(size) {
+                out.extend(escaper.push(piece));
+            }
+            out.extend(escaper.end());
+            assert_eq!(
+                String::from_utf8(out).unwrap(),
+                wanted,
+                "in pieces of {size}"
+            );
+        }
     }
 
     #[test]

@@ -162,6 +162,14 @@ impl Daemon {
                 | Body::ReadTree(_)
                 | Body::WriteTree(_),
             ) => None,
+            Some(Body::ServiceControl(control)) => {
+                let asked = match control.timeout_seconds {
+                    0 => SERVICE,
+                    seconds => Duration::from_secs(seconds.into()),
+                };
+                // It looks at the service before and behind that.
+                Some(asked + QUESTION + LATE)
+            }
             Some(
                 Body::ListJobs(_)
                 | Body::KillJob(_)
@@ -170,7 +178,10 @@ impl Daemon {
                 | Body::GetFreezeStatus(_)
                 | Body::SetPassword(_)
                 | Body::ListUsers(_)
-                | Body::AuthorizedKeys(_),
+                | Body::AuthorizedKeys(_)
+                | Body::ListProcesses(_)
+                | Body::KillProcess(_)
+                | Body::ListServices(_),
             ) => Some(QUESTION),
             Some(Body::Freeze(freeze)) => {
                 let seconds = match freeze.timeout_seconds {
@@ -411,6 +422,9 @@ const QUESTION: Duration = Duration::from_secs(20);
 
 /// File systems thaw at once; the hooks behind that have a minute.
 const THAW: Duration = Duration::from_secs(80);
+
+/// What the agent gives a service that is told to do something, unless it is told otherwise.
+const SERVICE: Duration = Duration::from_secs(90);
 
 /// Bytes after which a list of VMs goes on in another message. One VM has at most
 /// 70 KiB, so that a message stays below its limit.

@@ -14,5 +14,6 @@ pub mod stat;
 pub mod sys;
 pub mod tool;
 pub mod tree;
+pub mod unit;
 
 pub use sys::clock;

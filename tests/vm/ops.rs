@@ -2,5 +2,7 @@
 
 mod freeze;
 mod power;
+mod processes;
+mod services;
 mod time;
 mod users;

@@ -47,6 +47,45 @@ pub fn ping(sequence: u64) -> AgentMessage {
     )
 }
 
+fn process_list() -> agent::ProcessList {
+    agent::ProcessList {
+        processes: vec![agent::Process {
+            pid: 812,
+            parent: 1,
+            name: b"nginx".to_vec(),
+            command: b"nginx: master process".to_vec(),
+            uid: 33,
+            user: "www-data".into(),
+            state: "S".into(),
+            cpu_percent: 5.0,
+            rss_bytes: 8_192_000,
+            threads: 1,
+            started_ms: 4_567_890,
+            ..Default::default()
+        }],
+        more: true,
+        uptime_seconds: 86_400,
+        now: Some(WALL),
+    }
+}
+
+fn service_report() -> agent::ServiceReport {
+    agent::ServiceReport {
+        manager: "systemd".into(),
+        service: Some(agent::Service {
+            name: "nginx.service".into(),
+            state: agent::ServiceState::Started.into(),
+            detail: "active (running)".into(),
+            enabled: "enabled".into(),
+            description: "A web server".into(),
+        }),
+        pid: 812,
+        memory_bytes: 8_192_000,
+        state_ms: 1500,
+        ..Default::default()
+    }
+}
+
 /// What a guest says of itself.
 pub fn agent_ready() -> agent::AgentReady {
     agent::AgentReady {
@@ -315,6 +354,53 @@ fn commands() -> Vec<Golden> {
                 REQUEST,
                 Body::KillJobResponse(agent::KillJobResponse { job: Some(job()) }),
             ),
+        ),
+        sealed(
+            "list_processes",
+            "Host to guest: which processes are there behind number 811?",
+            2,
+            message(
+                REQUEST,
+                Body::ListProcesses(agent::ListProcesses { after: 811 }),
+            ),
+        ),
+        sealed(
+            "process_list",
+            "Guest to host: one, and there are more.",
+            2,
+            message(REQUEST, Body::ProcessList(process_list())),
+        ),
+        sealed(
+            "kill_process",
+            "Host to guest: SIGHUP, if it is the process that began then.",
+            2,
+            message(
+                REQUEST,
+                Body::KillProcess(agent::KillProcess {
+                    pid: 812,
+                    signal: 1,
+                    started: 4_567_890,
+                }),
+            ),
+        ),
+        sealed(
+            "service_control",
+            "Host to guest: start a service, within two minutes.",
+            2,
+            message(
+                REQUEST,
+                Body::ServiceControl(agent::ServiceControl {
+                    name: "nginx".into(),
+                    action: agent::ServiceAction::Start.into(),
+                    timeout_seconds: 120,
+                }),
+            ),
+        ),
+        sealed(
+            "service_control_response",
+            "Guest to host: it runs.",
+            2,
+            message(REQUEST, Body::ServiceControlResponse(service_report())),
         ),
         sealed(
             "signal",

@@ -163,6 +163,63 @@ pub fn signal(pid: i32, signal: Signal) -> bool {
     unsafe { libc::kill(pid, signal.0) == 0 }
 }
 
+/// A process that is held, so that its number cannot become another's meanwhile.
+#[derive(Debug)]
+pub struct Held {
+    pid: libc::pid_t,
+    /// `None`: a kernel before 5.3, which cannot hold one.
+    fd: Option<File>,
+}
+
+impl Held {
+    /// Holds the process that has this number.
+    ///
+    /// # Errors
+    /// ESRCH: there is none. EINVAL: a number that no process has, or one of a thread.
+    pub fn new(pid: i32) -> io::Result<Self> {
+        // 0, -1 and other negative numbers mean groups, or everyone: nobody is meant.
+        if pid <= 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: pidfd_open takes two numbers and touches no memory.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        let fd = libc::c_int::try_from(fd).unwrap_or(-1);
+        match check(fd) {
+            // SAFETY: pidfd_open succeeded, so this descriptor is open and nobody else owns it.
+            Ok(fd) => Ok(Some(unsafe { File::from_raw_fd(fd) })),
+            Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => Ok(None),
+            Err(e) => Err(e),
+        }
+        .map(|fd| Self { pid, fd })
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// ESRCH: it has ended. EPERM.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let sent = match &self.fd {
+            Some(fd) => {
+                let (info, flags) = (std::ptr::null::<libc::siginfo_t>(), 0);
+                let call = libc::SYS_pidfd_send_signal;
+                // SAFETY: without a siginfo the call reads no memory; the descriptor is open.
+                let sent = unsafe { libc::syscall(call, fd.as_raw_fd(), signal.0, info, flags) };
+                libc::c_int::try_from(sent).unwrap_or(-1)
+            }
+            // SAFETY: kill reads and writes no memory.
+            None => unsafe { libc::kill(self.pid, signal.0) },
+        };
+        check(sent).map(|_| ())
+    }
+}
+
+/// Bytes in what the kernel counts memory in.
+pub fn page_size() -> u64 {
+    // SAFETY: sysconf takes a number and touches no memory of ours.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(4096)
+}
+
 /// SIGCHLD and SIGTERM as readiness, for workers, which have no handlers (signalfd(2)).
 #[derive(Debug)]
 pub struct Watch(File);
