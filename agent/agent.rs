@@ -42,6 +42,8 @@ const CAPABILITIES: &[&str] = &[
     "thaw",
     "get_freeze_status",
     "sync_time",
+    "get_storage",
+    "trim",
     "set_password",
     "list_users",
     "authorized_keys",

@@ -16,7 +16,7 @@ use quantix::error::{Code, Failure, system_text};
 use quantix::message::agent::{Freeze, FreezeMount, FreezeOutcome, FreezeReport, FreezeState};
 use quantix::rt::clock;
 use quantix::rt::sys::fd::{Wait, wait};
-use quantix::rt::sys::freeze::{freeze, thaw};
+use quantix::rt::sys::filesystem::{freeze, thaw};
 use quantix::rt::sys::process::{Watch, set_name};
 use quantix::time::Time;
 

@@ -9,10 +9,10 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use quantix::error::{Code, Failure};
+use quantix::error::Failure;
 use quantix::message::agent::{FreezeMount, FreezeOutcome};
 
-use crate::telemetry::disk::{Mount, is_network};
+use crate::telemetry::disk::{self, Mount, is_network};
 
 /// A file system, and what is to become of it.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub fn plan(
 ) -> Result<Vec<Target>, Failure> {
     let storage = match wanted {
         [] => storage,
-        _ => choose(wanted, all, storage)?,
+        _ => disk::choose(wanted, all, storage)?,
     };
     let backings: Vec<Vec<(u32, u32)>> = storage
         .iter()
@@ -80,34 +80,6 @@ pub fn plan(
             mount,
         })
         .collect())
-}
-
-/// Those at these mount points, each once.
-fn choose(wanted: &[String], all: &[Mount], storage: Vec<Mount>) -> Result<Vec<Mount>, Failure> {
-    let mut numbers = Vec::new();
-    for name in wanted {
-        let path = match name.trim_end_matches('/') {
-            "" if name.starts_with('/') => "/",
-            path => path,
-        };
-        // Of several at one place the last is on top.
-        let on_top = all
-            .iter()
-            .rfind(|mount| mount.mount_point == Path::new(path));
-        let Some(mount) = on_top else {
-            let why = format!("{name}: nothing is mounted there");
-            return Err(Failure::new(Code::NotFound, why));
-        };
-        if !storage.iter().any(|known| known.number == mount.number) {
-            let why = format!("{name}: a {} has no disk to be frozen", mount.filesystem);
-            return Err(Failure::new(Code::Invalid, why));
-        }
-        numbers.push(mount.number);
-    }
-    let chosen = storage
-        .into_iter()
-        .filter(|mount| numbers.contains(&mount.number));
-    Ok(chosen.collect())
 }
 
 fn why_not(mount: &Mount) -> Option<&'static str> {
@@ -192,7 +164,7 @@ fn file_system_of(file: &Path, all: &[Mount]) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::disk;
+    use quantix::error::Code;
 
     fn names(wanted: &[&str], text: &str, sys: &Path) -> Result<Vec<String>, Failure> {
         let (all, storage) = disk::all(text.as_bytes()).unwrap();
@@ -216,7 +188,7 @@ mod tests {
 99 28 252:16 / /srv/my\\040data ro - ext4 /dev/vdb rw
 100 28 253:0 /x /srv/bind rw - ext4 /dev/mapper/vg-root rw
 101 28 0:44 / /pool rw - btrfs /dev/vdc rw
-102 28 0:45 /sub /pool/sub rw - btrfs /dev/vdd rw
+102 101 0:45 /sub /pool/sub rw - btrfs /dev/vdd rw
 110 28 0:48 / /mnt/nfs rw - nfs4 10.0.0.1:/export rw
 111 28 0:49 / /tank rw - zfs tank rw
 ";
@@ -255,7 +227,7 @@ mod tests {
         let memory = names(&["/run"]).unwrap_err();
         assert_eq!(
             (memory.code, &*memory.message),
-            (Code::Invalid, "/run: a tmpfs has no disk to be frozen")
+            (Code::Invalid, "/run: a tmpfs is on no disk")
         );
     }
 

@@ -5,11 +5,14 @@ mod keys;
 mod password;
 mod processes;
 mod services;
+mod storage;
 mod time;
+mod trim;
 mod who;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::Path;
 use std::time::Duration;
 
 use mio::{Registry, Token};
@@ -48,6 +51,8 @@ fn answer(request: &Body) -> Result<Body, Failure> {
         Body::ServiceControl(request) => {
             services::control(request).map(Body::ServiceControlResponse)
         }
+        Body::GetStorage(_) => Ok(Body::Storage(storage::devices(Path::new("/sys")))),
+        Body::Trim(request) => trim::trim(request).map(Body::TrimResponse),
         _ => {
             let why = "this agent does not know the request";
             Err(Failure::new(Code::Unsupported, why))

@@ -10,6 +10,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use quantix::error::{Code, Failure};
 use quantix::message::wire::Disk;
 use quantix::rt::sys::statvfs::{Blocks, statvfs};
 
@@ -145,6 +146,41 @@ pub fn all(mountinfo: impl BufRead) -> io::Result<(Vec<Mount>, Vec<Mount>)> {
     Ok((all, storage))
 }
 
+/// Those of `storage`, the file systems of [`all`], that are mounted at these mount points, each once.
+///
+/// # Errors
+/// NOT_FOUND, INVALID: there is none at one of them.
+pub fn choose(
+    wanted: &[String],
+    all: &[Mount],
+    storage: Vec<Mount>,
+) -> Result<Vec<Mount>, Failure> {
+    let mut numbers = Vec::new();
+    for name in wanted {
+        let path = match name.trim_end_matches('/') {
+            "" if name.starts_with('/') => "/",
+            path => path,
+        };
+        // Of several at one place the last is on top.
+        let on_top = all
+            .iter()
+            .rfind(|mount| mount.mount_point == Path::new(path));
+        let Some(mount) = on_top else {
+            let why = format!("{name}: nothing is mounted there");
+            return Err(Failure::new(Code::NotFound, why));
+        };
+        if !storage.iter().any(|known| known.number == mount.number) {
+            let why = format!("{name}: a {} is on no disk", mount.filesystem);
+            return Err(Failure::new(Code::Invalid, why));
+        }
+        numbers.push(mount.number);
+    }
+    let chosen = storage
+        .into_iter()
+        .filter(|mount| numbers.contains(&mount.number));
+    Ok(chosen.collect())
+}
+
 fn each(mountinfo: impl BufRead, mut take: impl FnMut(Mount)) -> io::Result<()> {
     let mut mountinfo = mountinfo.take(MAX_MOUNTINFO);
     let mut line = Vec::new();
@@ -207,6 +243,8 @@ fn sizes(blocks: Blocks) -> Disk {
         total: bytes(blocks.total),
         used: bytes(used),
         available: bytes(available),
+        inodes_total: blocks.inodes,
+        inodes_used: blocks.inodes.saturating_sub(blocks.free_inodes),
         usage_percent: if whole > 0.0 {
             used as f64 / whole * 100.0
         } else {
@@ -484,6 +522,7 @@ mod tests {
             total: 1000,
             free: 400,
             available: 350,
+            ..Blocks::default()
         });
         assert_eq!(
             (disk.total, disk.used, disk.available),
@@ -499,6 +538,7 @@ mod tests {
             total: 0,
             free: 0,
             available: 0,
+            ..Blocks::default()
         });
         assert_eq!(empty, Disk::default());
         let deficit = sizes(Blocks {
@@ -506,6 +546,7 @@ mod tests {
             total: 10,
             free: 0,
             available: u64::MAX - 4,
+            ..Blocks::default()
         });
         assert_eq!(
             (deficit.used, deficit.available, deficit.usage_percent),
@@ -516,6 +557,7 @@ mod tests {
             total: 1,
             free: 2,
             available: 2,
+            ..Blocks::default()
         });
         assert_eq!((backwards.used, backwards.usage_percent), (0, 0.0));
         let max = u64::MAX;
@@ -524,6 +566,7 @@ mod tests {
             total: max,
             free: 0,
             available: max / 2,
+            ..Blocks::default()
         });
         assert_eq!((huge.total, huge.used, huge.available), (max, max, max));
         assert!((66.0..67.0).contains(&huge.usage_percent));

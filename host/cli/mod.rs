@@ -20,6 +20,7 @@ mod report;
 mod run;
 mod services;
 mod signals;
+mod storage;
 mod terminal;
 mod time;
 mod tool;
@@ -157,6 +158,8 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "freeze" => freeze::freeze(typed),
         "thaw" => freeze::thaw(typed),
         "freeze-status" => freeze::status(typed),
+        "disks" => storage::disks(typed),
+        "trim" => storage::trim(typed),
         "time" => time::time(typed),
         "users" => users::users(typed),
         "passwd" => passwd::passwd(typed),

@@ -311,6 +311,23 @@ pub const COMMANDS: &[Command] = &[
         options: &[JSON, CONTROL, DIRECT],
     },
     Command {
+        name: "disks",
+        usage: "VM",
+        about: "list the guest's disks, and its file systems with what is free",
+        options: &[JSON, CONTROL, DIRECT],
+    },
+    Command {
+        name: "trim",
+        usage: "VM [MOUNT...]",
+        about: "tell the guest's disks which of their blocks are free",
+        options: &[
+            option("minimum", "BYTES", "leave free space alone that is smaller"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
         name: "time",
         usage: "VM",
         about: "show the guest's clocks beside ours, or set them",
@@ -483,6 +500,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ),
     ("Commands", &["exec", "shell", "jobs", "attach", "kill"]),
     ("Files", &["cp", "cat"]),
+    ("Disks", &["disks", "trim"]),
     ("Snapshots", &["freeze", "thaw", "freeze-status"]),
     ("Power and time", &["shutdown", "reboot", "suspend", "time"]),
     (

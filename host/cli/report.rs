@@ -268,10 +268,7 @@ pub fn telemetry_text(t: &Telemetry, age_ms: u64) -> String {
         ("Age", format!("{:.1} s", age_ms as f64 / 1000.0)),
     ]);
     if !t.disks.is_empty() {
-        let head = ["MOUNT", "FS", "DEVICE", "SIZE", "USED", "FREE", "USE"];
-        let mut rows = vec![head.map(str::to_owned).to_vec()];
-        rows.extend(t.disks.iter().map(disk_row));
-        text += &format!("\n{}", table(&rows));
+        text += &format!("\n{}", disk_table(&t.disks));
     }
     if !t.interfaces.is_empty() {
         let head = [
@@ -290,7 +287,21 @@ pub fn telemetry_text(t: &Telemetry, age_ms: u64) -> String {
     text
 }
 
+/// File systems, with what is free.
+pub fn disk_table(disks: &[Disk]) -> String {
+    let head = [
+        "MOUNT", "FS", "DEVICE", "SIZE", "USED", "FREE", "USE", "INODES",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(disks.iter().map(disk_row));
+    table(&rows)
+}
+
 fn disk_row(disk: &Disk) -> Vec<String> {
+    let inodes = match disk.inodes_total {
+        0 => "-".to_owned(),
+        total => format!("{:.0} %", disk.inodes_used as f64 * 100.0 / total as f64),
+    };
     vec![
         plain(&disk.mount_point),
         plain(&disk.filesystem),
@@ -299,6 +310,7 @@ fn disk_row(disk: &Disk) -> Vec<String> {
         bytes(disk.used),
         bytes(disk.available),
         format!("{:.0} %", disk.usage_percent),
+        inodes,
     ]
 }
 
@@ -323,19 +335,24 @@ fn link(interface: &Interface) -> &'static str {
     }
 }
 
+/// A file system, for programs.
+pub fn disk_json(disk: &Disk) -> Value {
+    json!({
+        "mount_point": disk.mount_point,
+        "filesystem": disk.filesystem,
+        "device": disk.device,
+        "total": disk.total,
+        "used": disk.used,
+        "available": disk.available,
+        "usage_percent": disk.usage_percent,
+        "inodes_total": disk.inodes_total,
+        "inodes_used": disk.inodes_used,
+    })
+}
+
 /// The same for programs, one object a report.
 pub fn telemetry_json(name: &str, t: &Telemetry, age_ms: u64) -> Value {
-    let disks = t.disks.iter().map(|disk| {
-        json!({
-            "mount_point": disk.mount_point,
-            "filesystem": disk.filesystem,
-            "device": disk.device,
-            "total": disk.total,
-            "used": disk.used,
-            "available": disk.available,
-            "usage_percent": disk.usage_percent,
-        })
-    });
+    let disks = t.disks.iter().map(disk_json);
     let interfaces = t.interfaces.iter().map(|interface| {
         json!({
             "name": interface.name,

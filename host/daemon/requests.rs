@@ -160,7 +160,8 @@ impl Daemon {
                 | Body::ReadFile(_)
                 | Body::WriteFile(_)
                 | Body::ReadTree(_)
-                | Body::WriteTree(_),
+                | Body::WriteTree(_)
+                | Body::Trim(_),
             ) => None,
             Some(Body::ServiceControl(control)) => {
                 let asked = match control.timeout_seconds {
@@ -181,7 +182,8 @@ impl Daemon {
                 | Body::AuthorizedKeys(_)
                 | Body::ListProcesses(_)
                 | Body::KillProcess(_)
-                | Body::ListServices(_),
+                | Body::ListServices(_)
+                | Body::GetStorage(_),
             ) => Some(QUESTION),
             Some(Body::Freeze(freeze)) => {
                 let seconds = match freeze.timeout_seconds {

@@ -4,5 +4,6 @@ mod freeze;
 mod power;
 mod processes;
 mod services;
+mod storage;
 mod time;
 mod users;

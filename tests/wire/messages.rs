@@ -697,6 +697,7 @@ fn telemetry() -> agent::Telemetry {
             used: 5_368_709_120,
             available: 16_106_127_360,
             usage_percent: 25.0,
+            ..Default::default()
         }],
         interfaces: vec![agent::Interface {
             name: "eth0".into(),

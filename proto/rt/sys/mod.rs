@@ -3,7 +3,7 @@
 
 pub mod clock;
 pub mod fd;
-pub mod freeze;
+pub mod filesystem;
 mod glibc;
 pub mod ifaddrs;
 pub mod inotify;

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The sizes that statvfs(3) reports, as the file system gives them: nothing is checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Blocks {
     /// `f_frsize`: the unit of the other three, in bytes.
     pub unit: u64,
@@ -17,6 +17,10 @@ pub struct Blocks {
     pub free: u64,
     /// `f_bavail`: free to an ordinary user.
     pub available: u64,
+    /// `f_files`: all inodes; 0 where they are made as they are needed.
+    pub inodes: u64,
+    /// `f_ffree`: free ones.
+    pub free_inodes: u64,
 }
 
 /// Asks the file system that holds `path`. **May block without end** and cannot be interrupted
@@ -44,6 +48,8 @@ pub fn statvfs(path: &Path) -> io::Result<Blocks> {
         total: stat.f_blocks,
         free: stat.f_bfree,
         available: stat.f_bavail,
+        inodes: stat.f_files,
+        free_inodes: stat.f_ffree,
     })
 }
 

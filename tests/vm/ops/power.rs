@@ -84,8 +84,10 @@ fn what_is_put_off_is_known_to_the_next_agent_and_can_be_taken_back() {
 fn a_guest_without_an_init_ends_its_processes_writes_out_its_disks_and_goes() {
     let own = ready("qx.init=none");
     let before = boots(&own);
-    let line = "trap 'echo told to end >/dev/console; exit' TERM; while :; do sleep 1; done";
+    let line = "trap 'echo told to end >/dev/console; exit' TERM; echo listens >/dev/console; \
+        while :; do sleep 1; done";
     own.node.cli(&["exec", "db1", "--detach", "--", line]).ok();
+    own.vm.wait_console("listens");
     own.node.cli(&["reboot", "db1", "--wait"]).ok();
     assert_ne!(boots(&own), before);
     assert!(own.vm.console().contains("told to end"));
