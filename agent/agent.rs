@@ -44,6 +44,7 @@ const CAPABILITIES: &[&str] = &[
     "sync_time",
     "get_storage",
     "trim",
+    "restored",
     "set_password",
     "list_users",
     "authorized_keys",
@@ -123,6 +124,7 @@ impl Agent {
         let identity = Identity {
             version: quantix::VERSION.to_owned(),
             boot_id: os::boot_id(),
+            instance: random::number(),
         };
         let now = clock::now();
         let freezing = Freezing::new(now, FREEZER, &options.run_dir, poll.registry());

@@ -8,6 +8,7 @@ mod disks;
 mod doctor;
 mod freeze;
 mod holder;
+mod hooks;
 mod job;
 mod names;
 mod ops;

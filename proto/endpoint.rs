@@ -12,6 +12,7 @@ use crate::chunk::{self, Chunk, Found};
 use crate::frame::{Decoder, Seal, read_seal, sealed_len, write_frame};
 use crate::ids::{MessageId, SessionId};
 use crate::limits::{FLUSH, IDLE, MAX_REPORTS, MAX_UNSEALED, MAX_WRITE};
+use crate::loss::JOINED;
 use crate::message::{AgentMessage, Body, agent, message, peek_message_id};
 use crate::out::Out;
 use crate::outbox::{About, Item, Load, Next, Outbox, Taken};
@@ -521,8 +522,7 @@ fn judge(session: &mut Option<Session>, counters: &mut Counters, body: &[u8]) ->
             session.receiving.on_frame(body.len());
             if seal.number != session.next_in {
                 counters.bad_frames += 1;
-                let why = "frames were lost, repeated or joined";
-                return Some(Judged::Other(Incoming::Fault(why)));
+                return Some(Judged::Other(Incoming::Fault(JOINED)));
             }
             session.next_in += 1;
             counters.frames_in += 1;

@@ -12,6 +12,7 @@ use crate::endpoint::{Counters, Endpoint, Incoming};
 use crate::error::{Code, Failure};
 use crate::ids::{MessageId, Nonce, SessionId};
 use crate::limits::{HOST_SILENT, MAX_FRAME, MAX_PONGS};
+use crate::loss::JOINED;
 use crate::message::{AgentMessage, Body, Stream, agent, encode, message};
 use crate::outbox::{About, Load};
 use crate::time::Time;
@@ -35,6 +36,8 @@ pub struct Identity {
     pub version: String,
     /// Of this boot of the guest.
     pub boot_id: String,
+    /// Drawn when it starts: one that is put back to a snapshot has the same.
+    pub instance: u64,
 }
 
 /// What the caller has to act on.
@@ -66,6 +69,8 @@ pub struct Guest {
     answered: Option<(Nonce, u64)>,
     /// The pipe to the host holds no part of a frame.
     clean: bool,
+    /// How often a session was forgotten for want of a host.
+    silences: u32,
     events: VecDeque<Event>,
 }
 
@@ -87,6 +92,7 @@ impl Guest {
             state: State::Silent,
             answered: None,
             clean: false,
+            silences: 0,
             events: VecDeque::new(),
         }
     }
@@ -378,6 +384,8 @@ impl Guest {
                 time: Some(moment.wall),
                 max_frame: u32::try_from(MAX_FRAME).unwrap_or(u32::MAX),
                 features: Vec::new(),
+                instance: self.identity.instance,
+                silences: self.silences,
             }),
         )
     }
@@ -422,6 +430,10 @@ impl Guest {
         if let State::Open { .. } = self.state {
             self.clean = self.endpoint.end_session();
             self.state = State::Silent;
+            // This one it has not forgotten by itself: it was put back.
+            if why != JOINED {
+                self.silences = self.silences.wrapping_add(1);
+            }
             self.endpoint.outbox().clear();
             // What was not yet acted on never will be: its answer would go into the next session.
             self.events.clear();

@@ -15,6 +15,15 @@ pub enum Loss {
 }
 
 impl Loss {
+    /// It can come of a side that was put back, and hardly of anything else while the agent lives.
+    pub fn may_be_revert(&self) -> bool {
+        match self {
+            Self::Forgotten => true,
+            Self::Ended(why) => why == JOINED,
+            Self::Broken(why) => *why == JOINED,
+        }
+    }
+
     /// The agent said that it was about to end.
     pub fn is_goodbye(&self) -> bool {
         matches!(self, Self::Ended(why) if why == GOODBYE)
@@ -32,6 +41,10 @@ impl fmt::Display for Loss {
         }
     }
 }
+
+/// What either side says when the number in a seal was not the next one. Nothing on the way loses or repeats
+/// a frame, so one side was put back to a snapshot.
+pub const JOINED: &str = "frames were lost, repeated or joined";
 
 /// What an agent says in `SessionEnded` when it is about to end.
 pub const GOODBYE: &str = "the agent is stopping";

@@ -169,6 +169,7 @@ impl TestGuest {
         let identity = guest::Identity {
             version: "0.1.0".into(),
             boot_id: "0f3c2a51-7d0e-4b7e-9a53-5a1d7c3e9b10".into(),
+            instance: 0,
         };
         Self {
             guest: Guest::new(identity),

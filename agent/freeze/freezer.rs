@@ -20,9 +20,9 @@ use quantix::rt::sys::filesystem::{freeze, thaw};
 use quantix::rt::sys::process::{Watch, set_name};
 use quantix::time::Time;
 
-use super::hooks;
 use super::plan::{Target, plan};
 use super::record::Record;
+use crate::hooks;
 use crate::telemetry::disk;
 
 /// What is to be done.
@@ -177,7 +177,7 @@ impl Freezer<'_> {
         let targets = targets(request)?;
         self.report.mounts = targets.iter().map(Target::report).collect();
         if !request.skip_hooks {
-            let found = hooks::find(Path::new(hooks::DIRECTORY));
+            let found = hooks::find(Path::new(HOOKS));
             for hook in found.map_err(|why| Failure::new(Code::Permission, why))? {
                 self.go_on()?;
                 self.tell(FreezeState::Freezing);
@@ -301,7 +301,7 @@ impl Freezer<'_> {
             .hooks
             .iter()
             .filter(|hook| hook.argument == "freeze");
-        let called = called.map(|hook| Path::new(hooks::DIRECTORY).join(&hook.name));
+        let called = called.map(|hook| Path::new(HOOKS).join(&hook.name));
         self.called = called.collect();
         self.report.error = "thawed by itself: what held it was killed".to_owned();
         self.thaw_hooks();
@@ -331,6 +331,9 @@ impl Freezer<'_> {
         self.finish();
     }
 }
+
+/// Told before a freeze, and in the reverse order after the thaw: databases that write out what they hold.
+const HOOKS: &str = "/etc/quantix-kvm/freeze.d";
 
 /// Below a frame, with what hooks have to say at the thaw.
 const MAX_REPORT: usize = 64 * 1024;

@@ -6,7 +6,6 @@
 //! the rest.
 
 mod freezer;
-mod hooks;
 mod plan;
 mod record;
 

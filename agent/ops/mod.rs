@@ -4,6 +4,7 @@
 mod keys;
 mod password;
 mod processes;
+mod restored;
 mod services;
 mod storage;
 mod time;
@@ -52,6 +53,7 @@ fn answer(request: &Body) -> Result<Body, Failure> {
             services::control(request).map(Body::ServiceControlResponse)
         }
         Body::GetStorage(_) => Ok(Body::Storage(storage::devices(Path::new("/sys")))),
+        Body::Restored(request) => Ok(Body::RestoredResponse(restored::restored(request))),
         Body::Trim(request) => trim::trim(request).map(Body::TrimResponse),
         _ => {
             let why = "this agent does not know the request";

@@ -4,8 +4,7 @@ use quantix::error::{Code, Failure};
 use quantix::limits::FREEZE_SECONDS;
 use quantix::message::Body;
 use quantix::message::agent::{
-    Freeze, FreezeHook, FreezeMount, FreezeOutcome, FreezeReport, FreezeState, GetFreezeStatus,
-    Thaw,
+    Freeze, FreezeMount, FreezeOutcome, FreezeReport, FreezeState, GetFreezeStatus, Hook, Thaw,
 };
 use serde_json::{Value, json};
 
@@ -148,7 +147,7 @@ const fn word(outcome: FreezeOutcome) -> &'static str {
 }
 
 /// A line, and what it wrote, indented.
-fn hook_text(hook: &FreezeHook) -> String {
+pub fn hook_text(hook: &Hook) -> String {
     let how = match (hook.timed_out, hook.exit_code) {
         (true, _) => "killed: did not end in time".to_owned(),
         (false, 0) => "ok".to_owned(),
@@ -178,16 +177,7 @@ fn to_json(vm: &str, report: &FreezeReport) -> Value {
             "errno": Some(mount.errno).filter(|errno| *errno > 0),
         })
     });
-    let hooks = report.hooks.iter().map(|hook| {
-        json!({
-            "name": hook.name,
-            "argument": hook.argument,
-            "exit_code": hook.exit_code,
-            "timed_out": hook.timed_out,
-            "duration_ms": hook.duration_ms,
-            "output": String::from_utf8_lossy(&hook.output),
-        })
-    });
+    let hooks = report.hooks.iter().map(hook_json);
     json!({
         "vm": vm,
         "state": match report.state() {
@@ -201,5 +191,17 @@ fn to_json(vm: &str, report: &FreezeReport) -> Value {
         "error": some(&report.error),
         "mounts": mounts.collect::<Vec<_>>(),
         "hooks": hooks.collect::<Vec<_>>(),
+    })
+}
+
+/// A hook, for programs.
+pub fn hook_json(hook: &Hook) -> Value {
+    json!({
+        "name": hook.name,
+        "argument": hook.argument,
+        "exit_code": hook.exit_code,
+        "timed_out": hook.timed_out,
+        "duration_ms": hook.duration_ms,
+        "output": String::from_utf8_lossy(&hook.output),
     })
 }

@@ -17,6 +17,7 @@ mod power;
 mod processes;
 mod render;
 mod report;
+mod restored;
 mod run;
 mod services;
 mod signals;
@@ -158,6 +159,7 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "freeze" => freeze::freeze(typed),
         "thaw" => freeze::thaw(typed),
         "freeze-status" => freeze::status(typed),
+        "restored" => restored::restored(typed),
         "disks" => storage::disks(typed),
         "trim" => storage::trim(typed),
         "time" => time::time(typed),
@@ -186,7 +188,8 @@ fn serve(typed: &Typed) -> Result<u8, Trouble> {
         vms_dir: vms_dir(typed),
         control: control(typed),
         log: log.ok_or_else(|| usage("--log takes syslog or stderr"))?,
-        time_sync: time_sync.ok_or_else(|| usage("--time-sync takes never or on-resume"))?,
+        time_sync: time_sync
+            .ok_or_else(|| usage("--time-sync takes never, on-resume or restored"))?,
         level: level.ok_or_else(|| usage("--log-level takes error, warning, info or debug"))?,
     };
     serve::serve(options).map(|()| 0).map_err(Trouble::Local)

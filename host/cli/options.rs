@@ -311,6 +311,20 @@ pub const COMMANDS: &[Command] = &[
         options: &[JSON, CONTROL, DIRECT],
     },
     Command {
+        name: "restored",
+        usage: "VM",
+        about: "tell a guest that it was put back or cloned: clock, random numbers",
+        options: &[
+            flag("clone", None, "it is another machine: as the next two"),
+            flag("machine-id", None, "give it a machine-id of its own"),
+            flag("ssh-host-keys", None, "give it SSH host keys of its own"),
+            flag("no-hooks", None, "do not call the guest's restore.d"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
         name: "disks",
         usage: "VM",
         about: "list the guest's disks, and its file systems with what is free",
@@ -486,7 +500,7 @@ pub const COMMANDS: &[Command] = &[
             option(
                 "time-sync",
                 "WHEN",
-                "on-resume: step clocks of paused guests (default: never)",
+                "on-resume, restored (default: never): see the README",
             ),
         ],
     },
@@ -501,7 +515,10 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Commands", &["exec", "shell", "jobs", "attach", "kill"]),
     ("Files", &["cp", "cat"]),
     ("Disks", &["disks", "trim"]),
-    ("Snapshots", &["freeze", "thaw", "freeze-status"]),
+    (
+        "Snapshots",
+        &["freeze", "thaw", "freeze-status", "restored"],
+    ),
     ("Power and time", &["shutdown", "reboot", "suspend", "time"]),
     (
         "What runs",

@@ -14,10 +14,10 @@ use super::run::print_json;
 use super::{Trouble, client, print, utf8, vm};
 
 /// What the guest said, and what this host's clock was meanwhile.
-struct Reading {
+pub struct Reading {
     report: TimeReport,
     /// How far the guest was ahead of us when it read its clock, and how wrong that can be.
-    ahead_ns: i128,
+    pub ahead_ns: i128,
     within_ns: i128,
     host: Timestamp,
 }
@@ -59,7 +59,7 @@ pub fn time(typed: &Typed) -> Result<u8, Trouble> {
     print(&text(&found))
 }
 
-fn read(client: &mut Client, name: &str, request: SyncTime) -> Result<Reading, Trouble> {
+pub fn read(client: &mut Client, name: &str, request: SyncTime) -> Result<Reading, Trouble> {
     let sent = nanos(clock::wall());
     let id = client.ask_agent(name, Body::SyncTime(request))?;
     let Body::SyncTimeResponse(report) = client.wait_agent(id)? else {

@@ -1,10 +1,11 @@
-//! Guests whose clock is behind, since they were paused or put back to a snapshot: where that is wanted, the
-//! daemon steps it to the host's.
+//! Guests that were paused, or put back to a snapshot: where that is wanted, the daemon steps their clock to the
+//! host's, and tells one that was put back what it has to know.
 
 use quantix::error::Failure;
-use quantix::message::agent::SyncTime;
+use quantix::message::agent::{Restored, SyncTime};
 use quantix::message::node::{EventKind, NodeMessage};
 use quantix::message::{Body, message};
+use quantix::rt::random;
 use quantix::time::Time;
 
 use super::broker::{ClientKey, VmKey};
@@ -18,14 +19,17 @@ pub enum TimeSync {
     Never,
     /// After a pause or a revert, if it is off.
     OnResume,
+    /// After a pause; and after a revert with all that `qx-node restored` does.
+    Restored,
 }
 
 impl TimeSync {
-    /// `never` or `on-resume`.
+    /// `never`, `on-resume` or `restored`.
     pub fn parse(word: &str) -> Option<Self> {
         match word {
             "never" => Some(Self::Never),
             "on-resume" => Some(Self::OnResume),
+            "restored" => Some(Self::Restored),
             _ => None,
         }
     }
@@ -40,9 +44,24 @@ const SLACK_MS: i64 = 500;
 /// A Pong that took longer tells too little.
 const PROMPT_US: u64 = 1_000_000;
 
-/// Whether a guest's clock may be off after this.
-pub const fn may_be_off(kind: EventKind) -> bool {
-    matches!(kind, EventKind::GuestReverted | EventKind::GuestResumed)
+/// What has happened to a guest, as far as its clock is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Away {
+    /// It stood still.
+    Paused,
+    /// It was put back.
+    Reverted,
+}
+
+impl Away {
+    /// Nothing, for events of other kinds.
+    pub const fn of(kind: EventKind) -> Option<Self> {
+        match kind {
+            EventKind::GuestReverted => Some(Self::Reverted),
+            EventKind::GuestResumed => Some(Self::Paused),
+            _ => None,
+        }
+    }
 }
 
 impl Daemon {
@@ -51,19 +70,24 @@ impl Daemon {
         let Some(vm) = self.vms.get_mut(&key) else {
             return;
         };
-        if !vm.clock_due || vm.round_trip_us > PROMPT_US {
+        let Some(away) = vm.away.take_if(|_| vm.round_trip_us <= PROMPT_US) else {
             return;
-        }
-        vm.clock_due = false;
-        if self.time_sync == TimeSync::Never || vm.skew_ms.abs() < SLACK_MS {
-            return;
-        }
-        let step_ns = vm.skew_ms.saturating_mul(-1_000_000);
-        let asked = SyncTime {
-            step_ns,
-            ..Default::default()
         };
-        let asked = message("", Body::SyncTime(asked));
+        let step_ns = vm.skew_ms.saturating_mul(-1_000_000);
+        let asked = match (self.time_sync, away) {
+            (TimeSync::Restored, Away::Reverted) => Body::Restored(Restored {
+                step_ns,
+                entropy: random::bytes::<64>().to_vec(),
+                ..Default::default()
+            }),
+            (TimeSync::Never, _) => return,
+            _ if vm.skew_ms.abs() < SLACK_MS => return,
+            _ => Body::SyncTime(SyncTime {
+                step_ns,
+                ..Default::default()
+            }),
+        };
+        let asked = message("", asked);
         let request = NodeMessage::default();
         self.on_agent_request(now, OWN, key, &request, &asked);
     }
@@ -81,6 +105,16 @@ impl Daemon {
                     "by {:+} ms, but its rtc: {}",
                     -vm.skew_ms, report.rtc_problem
                 )
+            }
+            Body::RestoredResponse(report) => {
+                let mut failed = report.steps.iter().filter(|step| step.failed);
+                match failed.next() {
+                    None => format!("by {:+} ms, and all else done", -vm.skew_ms),
+                    Some(step) => format!(
+                        "by {:+} ms, but {}: {}",
+                        -vm.skew_ms, step.name, step.detail
+                    ),
+                }
             }
             Body::Error(error) => format!("no: {}", Failure::from_wire(error)),
             _ => return,

@@ -20,6 +20,9 @@ struct Last {
     boot_id: String,
     uptime_seconds: u64,
     wall_ms: Option<i64>,
+    /// Of the agent's process; 0 where it does not tell.
+    instance: u64,
+    silences: u32,
     /// On our own clock.
     seen: Time,
 }
@@ -44,6 +47,7 @@ impl Guest {
             }
             Event::Opened(pong) => {
                 let lost = self.lost.take();
+                let may_be_revert = lost.as_ref().is_some_and(Loss::may_be_revert);
                 let restarted = lost.is_some_and(|why| why == Loss::Forgotten || why.is_goodbye());
                 let (before, now) = self.replace(now, pong)?;
                 if before.boot_id != now.boot_id {
@@ -52,6 +56,7 @@ impl Guest {
                 }
                 went_back(&before, &now)
                     .or_else(|| stood_still(&before, &now))
+                    .or_else(|| was_put_back(&before, &now).filter(|_| may_be_revert))
                     .or_else(|| {
                         let why = "it has forgotten the session, in the same boot".to_owned();
                         restarted.then_some((EventKind::AgentRestarted, why))
@@ -76,6 +81,8 @@ impl Guest {
             boot_id: pong.boot_id.chars().take(64).collect(),
             uptime_seconds: pong.uptime_seconds,
             wall_ms: pong.time.as_ref().map(millis),
+            instance: pong.instance,
+            silences: pong.silences,
             seen: now,
         };
         let before = self.last.replace(now.clone())?;
@@ -101,6 +108,18 @@ fn went_back(before: &Last, now: &Last) -> Option<(EventKind, String)> {
     })
 }
 
+/// Its agent is the one that had the session, and knows nothing of it. Not every hypervisor puts the clock
+/// back with the rest: QEMU's emulation does not.
+fn was_put_back(before: &Last, now: &Last) -> Option<(EventKind, String)> {
+    let is_same = before.boot_id == now.boot_id && before.instance == now.instance;
+    // Else it has forgotten the session as it should.
+    let remembers = now.silences <= before.silences;
+    (is_same && remembers && now.instance != 0).then(|| {
+        let why = "its agent, which still runs, has another past".to_owned();
+        (EventKind::GuestReverted, why)
+    })
+}
+
 /// Its uptime, which nobody can set, has grown by less than our own clock.
 fn stood_still(before: &Last, now: &Last) -> Option<(EventKind, String)> {
     let passed = now.seen.since(before.seen).as_secs();
@@ -121,7 +140,7 @@ const CLOCK_SLACK_MS: i64 = 1000;
 
 #[cfg(test)]
 mod tests {
-    use quantix::loss::GOODBYE;
+    use quantix::loss::{GOODBYE, JOINED};
 
     use super::*;
 
@@ -212,6 +231,37 @@ mod tests {
         let goodbye = Loss::Ended(GOODBYE.to_owned());
         assert_eq!(kind(&mut guest, lost(goodbye)), is_lost);
         assert_eq!(kind(&mut guest, opened("a", 4, 4)), restarted);
+    }
+
+    #[test]
+    fn an_agent_that_lives_and_does_not_know_its_session_was_put_back() {
+        let by = |instance: u64, silences: u32| {
+            Event::Opened(Pong {
+                instance,
+                silences,
+                ..pong("a", 100, 1000)
+            })
+        };
+        let reverted = Some(EventKind::GuestReverted);
+        let restarted = Some(EventKind::AgentRestarted);
+        for (why, before, now, expected) in [
+            (Loss::Forgotten, (7, 2), (7, 2), reverted),
+            (Loss::Forgotten, (7, 2), (7, 1), reverted),
+            (Loss::Broken(JOINED), (7, 2), (7, 2), reverted),
+            (Loss::Ended(JOINED.to_owned()), (7, 2), (7, 2), reverted),
+            // No Ping had come for long.
+            (Loss::Forgotten, (7, 2), (7, 3), restarted),
+            (Loss::Forgotten, (7, 2), (8, 0), restarted),
+            // One that does not tell.
+            (Loss::Forgotten, (0, 0), (0, 0), restarted),
+            (Loss::Broken("closed"), (7, 2), (7, 2), None),
+            (Loss::Ended("it says so".to_owned()), (7, 2), (7, 2), None),
+        ] {
+            let mut guest = Guest::default();
+            kind(&mut guest, by(before.0, before.1));
+            kind(&mut guest, lost(why.clone()));
+            assert_eq!(kind(&mut guest, by(now.0, now.1)), expected, "{why}");
+        }
     }
 
     #[test]

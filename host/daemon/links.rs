@@ -233,7 +233,7 @@ impl Daemon {
         if let Some(vm) = self.vms.get_mut(&key)
             && let Some((kind, why)) = vm.guest.on_event(now, &event)
         {
-            vm.clock_due |= clocks::may_be_off(kind);
+            vm.away = clocks::Away::of(kind).or(vm.away);
             let name = vm.name.clone();
             self.log
                 .info(format_args!("{name}: {}: {why}", journal::text(kind)));

@@ -194,6 +194,7 @@ impl Daemon {
                 Some(Duration::from_secs(seconds.into()) + THAW)
             }
             Some(Body::Thaw(_)) => Some(THAW),
+            Some(Body::Restored(_)) => Some(RESTORED),
             _ => return self.refuse(client, request, &unknown_request()),
         };
         let in_flight = self
@@ -424,6 +425,9 @@ const QUESTION: Duration = Duration::from_secs(20);
 
 /// File systems thaw at once; the hooks behind that have a minute.
 const THAW: Duration = Duration::from_secs(80);
+
+/// Host keys and hooks have a minute each, and who has leases some time, too.
+const RESTORED: Duration = Duration::from_secs(240);
 
 /// What the agent gives a service that is told to do something, unless it is told otherwise.
 const SERVICE: Duration = Duration::from_secs(90);

@@ -15,6 +15,7 @@ use quantix::rt::sys::sock_diag::{inode, peer_inode};
 use quantix::rt::{clock, random};
 use quantix::time::{Time, earliest};
 
+use super::clocks::Away;
 use super::discover::Socket;
 use super::guest::Guest;
 use super::monitor::Monitor;
@@ -40,8 +41,8 @@ pub struct Vm {
     pub round_trip_us: u64,
     /// As of its last Pong.
     pub skew_ms: i64,
-    /// It was paused, or put back: its clock may have to be set.
-    pub clock_due: bool,
+    /// It was, and nobody has looked at its clock since.
+    pub away: Option<Away>,
     pub telemetry: Option<(Telemetry, Time)>,
     coalesced: u64,
     pub monitor: Monitor,
@@ -111,7 +112,7 @@ impl Vm {
             guest: Guest::default(),
             round_trip_us: 0,
             skew_ms: 0,
-            clock_due: false,
+            away: None,
             telemetry: None,
             coalesced: 0,
             monitor,

@@ -128,6 +128,9 @@ tour() {
 
     say "what the guest reports"
     show 'qx-node telemetry demo'
+    show 'qx-node time demo'
+    show 'qx-node ps demo --sort memory'
+    show 'qx-node reboot demo --wait'
 
     say "the same for programs"
     show 'qx-node ping demo --json'

@@ -3,6 +3,7 @@
 mod freeze;
 mod power;
 mod processes;
+mod restored;
 mod services;
 mod storage;
 mod time;

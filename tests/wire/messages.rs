@@ -1,5 +1,8 @@
 //! What the golden frames mean: one message a file, as the generated types have it.
 
+#[path = "operations.rs"]
+mod operations;
+
 use std::collections::BTreeMap;
 
 use quantix::error::{Code, Failure};
@@ -150,6 +153,7 @@ pub fn all() -> Vec<Golden> {
     all.extend(files());
     all.extend(trees());
     all.extend(streams());
+    all.extend(operations::all());
     all
 }
 
@@ -669,6 +673,7 @@ fn pong(sequence: u64) -> AgentMessage {
             time: Some(WALL),
             max_frame: u32::try_from(MAX_FRAME).unwrap(),
             features: Vec::new(),
+            ..Default::default()
         }),
     )
 }

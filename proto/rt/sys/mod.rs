@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod clock;
+pub mod entropy;
 pub mod fd;
 pub mod filesystem;
 mod glibc;

@@ -51,6 +51,8 @@ impl Signal {
     pub const INTERRUPT: Self = Self(libc::SIGINT);
     /// Ctrl-\.
     pub const QUIT: Self = Self(libc::SIGQUIT);
+    /// Its meaning is the process's own.
+    pub const USR1: Self = Self(libc::SIGUSR1);
     /// Please end.
     pub const TERMINATE: Self = Self(libc::SIGTERM);
     /// End.

@@ -171,6 +171,8 @@ fn writers_wait_the_image_is_clean_and_the_thaw_lets_them_go_on() {
     let report = guest.freeze(&[]);
     assert_eq!(report["state"], "frozen", "{report}");
     assert_eq!(which(&report, "frozen"), MOUNTS);
+    // What the agent has to say of it is not written before it may be.
+    let says = || guest.own.vm.console().contains("file systems are frozen");
     // Signs of life and reports go on; what would touch a disk is refused at once, with what to do.
     guest.node().cli(&["ping", "db1", "-c", "2"]).ok();
     for words in [
@@ -199,6 +201,7 @@ fn writers_wait_the_image_is_clean_and_the_thaw_lets_them_go_on() {
     fs::remove_file(&copy).unwrap();
     checked.unwrap();
     assert_eq!(MOUNTS.map(|mount| guest.written(mount)), before);
+    assert!(!says());
 
     let report = guest.node().cli(&["thaw", "db1", "--json"]).json();
     assert_eq!(
@@ -210,6 +213,7 @@ fn writers_wait_the_image_is_clean_and_the_thaw_lets_them_go_on() {
     for mount in MOUNTS {
         guest.wait_writes(mount);
     }
+    assert!(says());
     let said = guest.node().cli(&["thaw", "db1"]);
     said.failed(1, &["nothing is frozen"]);
 }

@@ -1,20 +1,15 @@
-//! Programs that are told before a freeze and after the thaw: databases that write out what they hold.
-//!
-//! Each file of /etc/quantix-kvm/freeze.d that can be executed is called with `freeze`, in the order of the
-//! names; later, in the reverse order, with `thaw` each that was called.
+//! Programs of the guest's operator that are called on an occasion: each file of a directory that can be
+//! executed, in the order of the names, with the occasion as its argument.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quantix::message::agent::FreezeHook;
+use quantix::message::agent::Hook;
 use quantix::rt::clock;
 use quantix::rt::tool::Tool;
 use quantix::time::Time;
-
-/// Where they are.
-pub const DIRECTORY: &str = "/etc/quantix-kvm/freeze.d";
 
 /// One may take so long; then it is killed with its process group.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -64,7 +59,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Calls one. It has its own time, and no more than is left until `end`.
-pub fn call(hook: &Path, argument: &str, end: Time) -> FreezeHook {
+pub fn call(hook: &Path, argument: &str, end: Time) -> Hook {
     let begun = clock::now();
     let left = end.since(begun).max(Duration::from_secs(1));
     let path = hook.to_string_lossy();
@@ -73,7 +68,7 @@ pub fn call(hook: &Path, argument: &str, end: Time) -> FreezeHook {
     let mut tool = Tool::new(&path, &args, PATIENCE.min(left));
     tool.merged = true;
     tool.limit = MAX_OUTPUT;
-    let mut called = FreezeHook {
+    let mut called = Hook {
         name: name.into_owned(),
         argument: argument.to_owned(),
         ..Default::default()
@@ -97,8 +92,8 @@ pub fn call(hook: &Path, argument: &str, end: Time) -> FreezeHook {
 }
 
 /// In words, if it was no success.
-pub fn failure(called: &FreezeHook) -> Option<String> {
-    let FreezeHook { name, argument, .. } = called;
+pub fn failure(called: &Hook) -> Option<String> {
+    let Hook { name, argument, .. } = called;
     if called.timed_out {
         return Some(format!(
             "hook {name} {argument} did not end in time, and was killed"

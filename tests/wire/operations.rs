@@ -1,0 +1,168 @@
+//! What an operator does to a guest.
+
+use quantix::message::agent::{
+    Freeze, FreezeMount, FreezeOutcome, FreezeReport, FreezeState, Hook, PowerAction, Restored,
+    RestoredReport, RestoredStep, SetPassword, Shutdown, ShutdownResponse, SyncTime, Thaw,
+    TimeReport, Timestamp, Trim, TrimMount, TrimReport,
+};
+use quantix::message::{Body, message};
+
+use super::{Golden, REQUEST, WALL, sealed};
+
+/// Requests, each with its answer.
+pub fn all() -> Vec<Golden> {
+    let bodies = [
+        (
+            "freeze",
+            "Host to guest: freezes two file systems for 30 s, or none.",
+            Body::Freeze(Freeze {
+                mount_points: vec!["/srv/db".into(), "/".into()],
+                timeout_seconds: 30,
+                ..Default::default()
+            }),
+        ),
+        (
+            "freeze_response",
+            "Guest to host: one is frozen, one was left out, and a hook was called.",
+            Body::FreezeResponse(freeze_report()),
+        ),
+        (
+            "thaw",
+            "Host to guest: whatever is frozen, whoever froze it.",
+            Body::Thaw(Thaw { force: true }),
+        ),
+        (
+            "shutdown",
+            "Host to guest: a reboot in a minute.",
+            Body::Shutdown(Shutdown {
+                r#type: PowerAction::Reboot.into(),
+                delay_seconds: 60,
+                message: "a new kernel".into(),
+                ..Default::default()
+            }),
+        ),
+        (
+            "shutdown_response",
+            "Guest to host: it is going to be done.",
+            Body::ShutdownResponse(ShutdownResponse {
+                accepted: true,
+                ..Default::default()
+            }),
+        ),
+        (
+            "sync_time",
+            "Host to guest: steps the clock back by a second and a half.",
+            Body::SyncTime(SyncTime {
+                step_ns: -1_500_000_000,
+                ..Default::default()
+            }),
+        ),
+        (
+            "sync_time_response",
+            "Guest to host: what the clocks show; there is no battery-backed one.",
+            Body::SyncTimeResponse(TimeReport {
+                before: Some(WALL),
+                now: Some(Timestamp {
+                    seconds: WALL.seconds - 1,
+                    ..WALL
+                }),
+                rtc: None,
+                rtc_problem: "this guest has none".into(),
+            }),
+        ),
+        (
+            "set_password",
+            "Host to guest: the hash of a user's new password.",
+            Body::SetPassword(SetPassword {
+                username: "alice".into(),
+                password: "$6$salt$hash".into(),
+                crypted: true,
+                ..Default::default()
+            }),
+        ),
+        (
+            "trim",
+            "Host to guest: tells the disk below /srv of free pieces of at least 1 MiB.",
+            Body::Trim(Trim {
+                mount_points: vec!["/srv".into()],
+                minimum: 1 << 20,
+            }),
+        ),
+        (
+            "trim_response",
+            "Guest to host: 5 GiB were.",
+            Body::TrimResponse(TrimReport {
+                mounts: vec![TrimMount {
+                    mount_point: "/srv".into(),
+                    trimmed: 5 << 30,
+                    ..Default::default()
+                }],
+            }),
+        ),
+        (
+            "restored",
+            "Host to guest: it was put back by 90 s.",
+            Body::Restored(Restored {
+                step_ns: 90_000_000_000,
+                entropy: (0..32).collect(),
+                ..Default::default()
+            }),
+        ),
+        (
+            "restored_response",
+            "Guest to host: one step was taken, one failed.",
+            Body::RestoredResponse(RestoredReport {
+                steps: vec![
+                    RestoredStep {
+                        name: "clock".into(),
+                        detail: "stepped by +90000 ms".into(),
+                        ..Default::default()
+                    },
+                    RestoredStep {
+                        name: "dhcp".into(),
+                        failed: true,
+                        detail: "dhcpcd: it ended with status 1".into(),
+                    },
+                ],
+                hooks: Vec::new(),
+            }),
+        ),
+    ];
+    let number = |about: &str| if about.starts_with("Host") { 5 } else { 6 };
+    bodies
+        .into_iter()
+        .map(|(file, about, body)| sealed(file, about, number(about), message(REQUEST, body)))
+        .collect()
+}
+
+fn freeze_report() -> FreezeReport {
+    FreezeReport {
+        state: FreezeState::Frozen.into(),
+        mounts: vec![
+            FreezeMount {
+                mount_point: "/srv/db".into(),
+                filesystem: "xfs".into(),
+                device: "/dev/vdb".into(),
+                outcome: FreezeOutcome::Frozen.into(),
+                ..Default::default()
+            },
+            FreezeMount {
+                mount_point: "/".into(),
+                filesystem: "ext4".into(),
+                device: "/dev/vda1".into(),
+                outcome: FreezeOutcome::Failed.into(),
+                reason: "Input/output error".into(),
+                errno: 5,
+            },
+        ],
+        hooks: vec![Hook {
+            name: "10-mysql".into(),
+            argument: "freeze".into(),
+            output: b"flushed\n".to_vec(),
+            duration_ms: 18,
+            ..Default::default()
+        }],
+        remaining_ms: 29_900,
+        ..Default::default()
+    }
+}
