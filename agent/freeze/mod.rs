@@ -36,6 +36,9 @@ const MAX_SECONDS: u32 = 3600;
 /// A freezer that should have thawed and has not hangs.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Requests that wait for one thaw.
+const MAX_THAWERS: usize = 32;
+
 /// Bytes of a report with its length.
 const MAX_REPORT: usize = 2 * MAX_FRAME;
 
@@ -171,6 +174,10 @@ impl Freezing {
         registry: &Registry,
     ) -> Result<(), Failure> {
         let last = match &mut self.state {
+            State::Active(active) if active.thawers.len() >= MAX_THAWERS => {
+                let why = "too many wait for the thaw already";
+                return Err(Failure::new(Code::Busy, why));
+            }
             State::Active(active) => {
                 active.order(now, freezer::THAW);
                 active.thawers.push(id);

@@ -432,6 +432,17 @@ fn session(facts: &Facts) -> Option<Check> {
 
 /// The findings of the guest's own doctor.
 fn guest(facts: &Facts) -> Vec<Check> {
+    let told = facts.told().and_then(|vm| vm.agent.as_ref());
+    if told.is_some_and(|agent| agent.frozen) {
+        // It runs nothing meanwhile.
+        return vec![Check::of(
+            "guest",
+            Status::Warn,
+            "the agent lives, and does nothing that could touch a disk",
+            "its file systems are frozen",
+            format!("qx-node thaw {}", facts.name),
+        )];
+    }
     match &facts.guest {
         None => Vec::new(),
         Some(Ok(checks)) => checks.clone(),

@@ -190,8 +190,20 @@ fn writers_wait_the_image_is_clean_and_the_thaw_lets_them_go_on() {
     let status = guest.status();
     assert_eq!(status["state"], "frozen");
     assert!(status["remaining_ms"].as_u64().unwrap() <= 60_000);
-    let vms = guest.node().cli(&["vms"]).text();
-    assert!(vms.contains("its file systems are frozen"), "{vms}");
+    let listed = guest.node().cli(&["vms"]).text();
+    assert!(listed.contains("its file systems are frozen"), "{listed}");
+    let vms = guest.own.place.file("vms");
+    let words = [
+        "doctor",
+        "db1",
+        "--json",
+        "--vms-dir",
+        vms.to_str().unwrap(),
+    ];
+    let found = guest.node().cli(&words);
+    assert_eq!(found.status, 1, "{found:?}");
+    let found = String::from_utf8(found.stdout).unwrap();
+    assert!(found.contains("qx-node thaw db1"), "{found}");
     // The last writes have been told of by now.
     let before = MOUNTS.map(|mount| guest.written(mount));
     // What a snapshot of the disk would be.
