@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod changes;
 mod cli;
 mod config;
 mod disks;
@@ -10,6 +11,7 @@ mod freeze;
 mod holder;
 mod job;
 mod names;
+mod network;
 mod ops;
 mod port;
 mod power;

@@ -11,6 +11,8 @@ mod jobs;
 mod keys;
 mod live;
 mod logs;
+mod names;
+mod network;
 mod options;
 mod passwd;
 mod power;
@@ -158,6 +160,10 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "thaw" => freeze::thaw(typed),
         "freeze-status" => freeze::status(typed),
         "time" => time::time(typed),
+        "network" => network::network(typed),
+        "ip" => network::ip(typed),
+        "hostname" => names::hostname(typed),
+        "timezone" => names::timezone(typed),
         "users" => users::users(typed),
         "passwd" => passwd::passwd(typed),
         "keys" => keys::keys(typed),

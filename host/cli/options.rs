@@ -323,6 +323,41 @@ pub const COMMANDS: &[Command] = &[
         ],
     },
     Command {
+        name: "network",
+        usage: "VM",
+        about: "show the guest's interfaces, addresses, gateways and DNS",
+        options: &[
+            flag("all", None, "those of containers too"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "ip",
+        usage: "VM",
+        about: "print the address by which the guest is known, in one word",
+        options: &[
+            flag("ipv6", Some('6'), "the one of IPv6"),
+            flag("all", None, "all global ones, a line each, that one first"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "hostname",
+        usage: "VM [NAME]",
+        about: "show or set what the guest is called",
+        options: &[JSON, CONTROL, DIRECT],
+    },
+    Command {
+        name: "timezone",
+        usage: "VM [ZONE]",
+        about: "show or set the guest's timezone, as Europe/Berlin",
+        options: &[JSON, CONTROL, DIRECT],
+    },
+    Command {
         name: "users",
         usage: "VM",
         about: "list who is logged in: terminal, from where, since when",
@@ -484,7 +519,11 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Commands", &["exec", "shell", "jobs", "attach", "kill"]),
     ("Files", &["cp", "cat"]),
     ("Snapshots", &["freeze", "thaw", "freeze-status"]),
-    ("Power and time", &["shutdown", "reboot", "suspend", "time"]),
+    (
+        "Power and time",
+        &["shutdown", "reboot", "suspend", "time", "timezone"],
+    ),
+    ("Network", &["network", "ip", "hostname"]),
     (
         "What runs",
         &["ps", "signal", "services", "service", "logs"],

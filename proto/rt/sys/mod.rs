@@ -5,8 +5,8 @@ pub mod clock;
 pub mod fd;
 pub mod freeze;
 mod glibc;
-pub mod ifaddrs;
 pub mod inotify;
+pub mod netlink;
 pub mod pass;
 pub mod power;
 pub mod process;
@@ -19,7 +19,6 @@ pub mod socket;
 pub mod statvfs;
 pub mod tree;
 pub mod tty;
-pub mod uevent;
 pub mod uname;
 pub mod xattr;
 
