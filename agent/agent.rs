@@ -13,19 +13,23 @@ use quantix::ids::MessageId;
 use quantix::loss::GOODBYE;
 use quantix::message::{Body, agent};
 use quantix::rt::log::{DropLog, Log};
+use quantix::rt::route::Network;
 use quantix::rt::signal::{Signal, Signals};
-use quantix::rt::sys::{process, uevent::Uevents};
+use quantix::rt::sys::{netlink::Listener, process};
 use quantix::rt::{clock, random};
 use quantix::time::{Time, earliest};
 
+use crate::changes::Changes;
 use crate::cli::Options;
 use crate::config::{self, Config};
 use crate::disks::Disks;
 use crate::freeze::{self, Freezing};
 use crate::job::Jobs;
+use crate::network::Primary;
 use crate::port::{Moved, Opened, Port};
 use crate::power::Power;
-use crate::telemetry::{Sampler, network, os};
+use crate::telemetry::network::addresses;
+use crate::telemetry::{Sampler, os};
 
 /// Requests that this agent answers.
 const CAPABILITIES: &[&str] = &[
@@ -48,6 +52,8 @@ const CAPABILITIES: &[&str] = &[
     "set_password",
     "list_users",
     "authorized_keys",
+    "get_network",
+    "set_name",
     "list_processes",
     "kill_process",
     "list_services",
@@ -61,6 +67,7 @@ const RELOAD: Token = Token(3);
 const CHILD: Token = Token(4);
 const DISKS: Token = Token(5);
 const FREEZER: Token = Token(6);
+const CHANGES: Token = Token(7);
 const FIRST_JOB: usize = 16;
 
 /// Reads from the port in one turn, each of at most 4 KiB: nothing else waits longer than that.
@@ -73,7 +80,7 @@ pub struct Agent {
     options: Options,
     config: Config,
     port: Port,
-    uevents: Option<Uevents>,
+    uevents: Option<Listener>,
     signals: [Signals; 3],
     guest: Guest,
     jobs: Jobs,
@@ -81,6 +88,7 @@ pub struct Agent {
     power: Power,
     sampler: Sampler,
     disks: Disks,
+    changes: Changes,
     ready: agent::AgentReady,
     /// When the next report is due; `None` without a session.
     report_at: Option<Time>,
@@ -107,7 +115,7 @@ impl Agent {
         for (signal, token) in signals.iter_mut().zip([TERMINATE, RELOAD, CHILD]) {
             registry.register(&mut signal.stream, token, Interest::READABLE)?;
         }
-        let uevents = Uevents::new().ok();
+        let uevents = Listener::ports().ok();
         if let Some(uevents) = &uevents {
             use std::os::fd::AsRawFd;
             let fd = uevents.as_raw_fd();
@@ -142,6 +150,7 @@ impl Agent {
             guest: Guest::new(identity),
             sampler: Sampler::new(),
             disks: Disks::new(DISKS),
+            changes: Changes::new(CHANGES),
             ready: os::ready(quantix::VERSION, CAPABILITIES),
             report_at: None,
             reporting: false,
@@ -182,6 +191,7 @@ impl Agent {
                     UEVENTS => self.on_uevents(),
                     DISKS => self.on_disks(),
                     FREEZER => self.freezing.on_ready(),
+                    CHANGES => self.changes.on_ready(now, self.poll.registry()),
                     TERMINATE | RELOAD | CHILD => {
                         let at = event.token().0 - TERMINATE.0;
                         match self.signals[at].take() {
@@ -209,6 +219,7 @@ impl Agent {
             self.guest.poll_timeout(),
             self.jobs.poll_timeout(),
             self.disks.poll_timeout(),
+            self.changes.poll_timeout(),
             self.freezing.poll_timeout(),
             self.report_at,
             self.port.poll_timeout(self.guest.is_open()),
@@ -226,6 +237,9 @@ impl Agent {
         self.freezing.on_timeout(now, self.poll.registry());
         if self.disks.on_timeout(now) {
             self.report();
+        }
+        if self.changes.on_timeout(now, self.poll.registry()) {
+            self.announce_changes();
         }
         match self.port.handle_timeout(now, self.poll.registry()) {
             Some(Opened::Yes(path)) => {
@@ -339,6 +353,7 @@ impl Agent {
                     self.jobs.on_session_over(now);
                     self.freezing.on_session_over(now);
                     self.report_at = None;
+                    self.changes.close(self.poll.registry());
                 }
                 Event::Request(id, body) => self.on_request(now, id, &body),
                 Event::Chunk(id, chunk) => {
@@ -360,6 +375,8 @@ impl Agent {
             return self.guest.close(GOODBYE);
         }
         self.log.info(format_args!("session opened by the host"));
+        // Before that is looked at which may change.
+        self.changes.open(now, self.poll.registry());
         self.refresh_ready();
         self.guest.announce(self.ready.clone());
         self.schedule_reports(now);
@@ -418,9 +435,7 @@ impl Agent {
         if !std::mem::take(&mut self.reporting) {
             return;
         }
-        if self.refresh_ready() {
-            self.guest.announce(self.ready.clone());
-        }
+        self.announce_changes();
         let mut telemetry = self.sampler.sample();
         (telemetry.disks, telemetry.stuck_mounts) = self.disks.results();
         telemetry.coalesced = self.guest.coalesced();
@@ -438,6 +453,10 @@ impl Agent {
                 .warning(format_args!("file systems are thawed: {why}")),
         }
         self.log.hold(self.freezing.is_active());
+        self.announce_changes();
+    }
+
+    fn announce_changes(&mut self) {
         if self.refresh_ready() {
             self.guest.announce(self.ready.clone());
         }
@@ -445,19 +464,21 @@ impl Agent {
 
     /// Looks again at what may have changed. What os-release says does not, and is on a disk.
     fn refresh_ready(&mut self) -> bool {
-        let (hostname, addresses) = (os::hostname(), network::addresses());
-        let frozen = self.freezing.is_active();
-        let changed = self.ready.hostname != hostname
-            || self.ready.ip_addresses != addresses
-            || self.ready.frozen != frozen;
-        self.ready.frozen = frozen;
-        self.ready.hostname = hostname;
-        self.ready.ip_addresses = addresses;
+        let mut now = self.ready.clone();
+        now.hostname = os::hostname();
+        now.frozen = self.freezing.is_active();
+        if let Ok(network) = Network::read(true) {
+            let primary = Primary::of(&network).any;
+            now.ip_addresses = addresses(&network);
+            now.primary_address = primary.map_or(String::new(), |of| of.ip.to_string());
+        }
+        let changed = now != self.ready;
+        self.ready = now;
         changed
     }
 
     fn on_uevents(&mut self) {
-        if self.uevents.as_mut().is_some_and(Uevents::drain) {
+        if self.uevents.as_mut().is_some_and(Listener::drain) {
             self.port.handle_device_event();
         }
     }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod changes;
 mod cli;
 mod config;
 mod disks;
@@ -11,6 +12,7 @@ mod holder;
 mod hooks;
 mod job;
 mod names;
+mod network;
 mod ops;
 mod port;
 mod power;

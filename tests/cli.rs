@@ -194,7 +194,8 @@ fn json_has_the_keys_that_programs_rely_on() {
     assert_eq!(keys(&vm), vm_keys);
     assert_eq!(
         keys(&vm["agent"]),
-        "version os_name os_version kernel_version architecture hostname ip_addresses capabilities frozen"
+        "version os_name os_version kernel_version architecture hostname ip_addresses primary_address \
+         capabilities frozen"
     );
     assert_eq!(
         keys(&vm["counters"]),

@@ -2,6 +2,8 @@
 //! may block, and answers once.
 
 mod keys;
+mod name;
+mod network;
 mod password;
 mod processes;
 mod restored;
@@ -13,6 +15,7 @@ mod who;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,6 +49,8 @@ fn answer(request: &Body) -> Result<Body, Failure> {
         Body::SetPassword(request) => password::set(request).map(Body::SetPasswordResponse),
         Body::ListUsers(request) => Ok(Body::UserList(who::list(request))),
         Body::AuthorizedKeys(request) => keys::keys(request).map(Body::AuthorizedKeysResponse),
+        Body::GetNetwork(request) => network::report(request).map(Body::Network),
+        Body::SetName(request) => name::set(request).map(Body::NameReport),
         Body::ListProcesses(request) => processes::list(request).map(Body::ProcessList),
         Body::KillProcess(request) => processes::kill(request).map(Body::KillProcessResponse),
         Body::ListServices(request) => services::list(request).map(Body::ServiceList),
@@ -73,6 +78,20 @@ fn read_all(file: File, limit: usize) -> io::Result<Vec<u8>> {
         return Err(io::Error::from_raw_os_error(libc::EFBIG));
     }
     Ok(bytes)
+}
+
+/// A regular file that is not larger; else it is none of those.
+fn read_regular(path: &Path, limit: usize) -> Option<Vec<u8>> {
+    let mut options = File::options();
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .ok()?;
+    if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+        return None;
+    }
+    read_all(file, limit).ok()
 }
 
 /// Waits until a lock is taken, as long as others may reasonably have it.

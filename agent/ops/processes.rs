@@ -53,6 +53,7 @@ pub fn list(request: &ListProcesses) -> Result<ProcessList, Failure> {
     pids.sort_unstable();
     let mut more = pids.len() > AT_ONCE;
     pids.truncate(AT_ONCE);
+    let mut last = pids.last().copied().unwrap_or(0);
     let mut before = Vec::new();
     for pid in pids {
         // One that has ended meanwhile is left out, here and below.
@@ -64,11 +65,14 @@ pub fn list(request: &ListProcesses) -> Result<ProcessList, Failure> {
     let mut users = Users::read();
     let mut processes = Vec::new();
     let mut bytes = 0;
+    let mut looked = 0;
     for (before, at) in before {
         if bytes >= FULL {
             more = true;
+            last = looked;
             break;
         }
+        looked = before.pid;
         let Some(stat) = Stat::read(before.pid).filter(|stat| stat.started == before.started)
         else {
             continue;
@@ -83,6 +87,7 @@ pub fn list(request: &ListProcesses) -> Result<ProcessList, Failure> {
         more,
         uptime_seconds: clock::uptime_seconds(),
         now: Some(clock::wall()),
+        last,
     })
 }
 

@@ -1,28 +1,26 @@
 //! Who is logged in. utmp(5) has those who came by login(1) and sshd(8), where it is still written;
 //! systemd-logind those for whom PAM told it. Each knows some that the other does not.
 
-use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use prost::Message;
 use quantix::message::agent::{ListUsers, LoggedIn, Timestamp, UserList};
 
-use super::{PAGE, read_all};
+use super::{PAGE, read_regular};
 use crate::names;
 
 /// The users who are logged in.
 pub fn list(request: &ListUsers) -> UserList {
     let mut users = Vec::new();
     for path in ["/run/utmp", "/var/run/utmp"] {
-        if let Some(utmp) = read(Path::new(path), MAX_UTMP) {
+        if let Some(utmp) = read_regular(Path::new(path), MAX_UTMP) {
             users = parse_utmp(&utmp);
             break;
         }
     }
     let sessions = Path::new("/run/systemd/sessions");
     for name in names::all(sessions).unwrap_or_default() {
-        let Some(text) = read(&sessions.join(name), MAX_SESSION) else {
+        let Some(text) = read_regular(&sessions.join(name), MAX_SESSION) else {
             continue;
         };
         if let Some(session) = parse_session(&String::from_utf8_lossy(&text))
@@ -56,20 +54,6 @@ pub fn list(request: &ListUsers) -> UserList {
 const MAX_UTMP: usize = 1024 * 1024;
 const MAX_USERS: usize = 4096;
 const MAX_SESSION: usize = 16 * 1024;
-
-/// A regular file that is not larger; else it is none of those.
-fn read(path: &Path, limit: usize) -> Option<Vec<u8>> {
-    let mut options = File::options();
-    let file = options
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .ok()?;
-    if !file.metadata().is_ok_and(|meta| meta.is_file()) {
-        return None;
-    }
-    read_all(file, limit).ok()
-}
 
 /// Both tell of the same session.
 fn is_among(users: &[LoggedIn], session: &LoggedIn) -> bool {

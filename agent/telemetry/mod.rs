@@ -1,4 +1,4 @@
-//! What the agent reports about its guest: readings of /proc, /sys and the network interfaces.
+//! What the agent reports about its guest: readings of /proc and the network interfaces.
 //!
 //! Each file keeps a parser (bytes in, values out) apart from a thin reader. Nothing here reads a
 //! clock, and nothing but [`disk::Mount::measure`] touches a file system that has a device behind
@@ -53,7 +53,7 @@ impl Sampler {
             memory_available: memory.available,
             swap_total: swap.total,
             swap_used: swap.used,
-            interfaces: network::interfaces(buffer),
+            interfaces: network::interfaces(),
             load_avg_1m: load[0],
             load_avg_5m: load[1],
             load_avg_15m: load[2],

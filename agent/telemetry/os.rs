@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use quantix::message::wire::AgentReady;
 use quantix::rt::sys::uname::uname;
 
-use super::{fields, network, number, read};
+use super::{fields, number, read};
 
 /// What the agent says of itself and its guest. `version` is the agent's, `capabilities` are the
 /// requests that it answers. Reads /etc/os-release: call it when the root file system answers.
@@ -24,7 +24,6 @@ pub fn ready(version: &str, capabilities: &[&str]) -> AgentReady {
         version: version.to_owned(),
         os_name: release.os_name(),
         os_version: release.version,
-        ip_addresses: network::addresses(),
         capabilities: capabilities.iter().map(|name| (*name).to_owned()).collect(),
         ..AgentReady::default()
     };

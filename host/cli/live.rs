@@ -4,15 +4,14 @@
 //! at once and reads only what may be sent on, so that neither a reader of ours that has stopped nor a
 //! command that takes no input holds up anything else. What is in memory is bounded by the credit.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use quantix::credit::{ReceiveCredit, SendCredit};
+use quantix::credit::SendCredit;
 use quantix::error::{Code, Failure};
-use quantix::limits::{CHUNK, CLIENT_WINDOW};
+use quantix::limits::CHUNK;
 use quantix::message::{Body, Stream, agent};
 use quantix::rt::clock;
 use quantix::rt::sys::fd::{Wait, rest, wait};
@@ -20,7 +19,7 @@ use quantix::time::Time;
 
 use super::Trouble;
 use super::client::{Client, unexpected};
-use super::render::Escaper;
+use super::show::Show;
 use super::signals::{Caught, Signals};
 use super::terminal::{self, Escape, Keys};
 
@@ -47,10 +46,10 @@ pub enum Output {
 }
 
 /// For programs that want it in one piece; what is over it is dropped, and said to be.
-const MAX_KEPT: usize = 16 * 1024 * 1024;
+pub const MAX_KEPT: usize = 16 * 1024 * 1024;
 
 /// POLLOUT says no more than that a pipe takes this much at once (PIPE_BUF, pipe(7)).
-const AT_ONCE: usize = 4096;
+pub const AT_ONCE: usize = 4096;
 
 /// This many times Ctrl-C is the command's to act on; once more, and it is ended.
 const INTERRUPTS: u32 = 2;
@@ -459,147 +458,8 @@ impl Feed {
     }
 }
 
-/// One of the command's streams on its way to ours.
-struct Show {
-    stream: Stream,
-    /// The next byte that is to come, counted from the command's begin.
-    cursor: u64,
-    credit: ReceiveCredit,
-    queue: VecDeque<Vec<u8>>,
-    /// Bytes of the first that are written.
-    at: usize,
-    /// See [`Output::Escaped`].
-    escaper: Option<Escaper>,
-    /// Escaped, and not yet written.
-    escaped: Vec<u8>,
-    keep: bool,
-    kept: Vec<u8>,
-    /// More came than is kept.
-    lost: bool,
-}
-
-impl Show {
-    fn new(stream: Stream, from: u64, output: &Output) -> Self {
-        Self {
-            stream,
-            cursor: from,
-            credit: ReceiveCredit::new(CLIENT_WINDOW),
-            queue: VecDeque::new(),
-            at: 0,
-            escaper: matches!(output, Output::Escaped).then(Escaper::default),
-            escaped: Vec::new(),
-            keep: matches!(output, Output::Kept),
-            kept: Vec::new(),
-            lost: false,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.escaped.is_empty()
-    }
-
-    /// Nothing more comes.
-    fn end(&mut self) {
-        if self.queue.is_empty()
-            && let Some(escaper) = &mut self.escaper
-        {
-            self.escaped.extend(escaper.end());
-        }
-    }
-
-    fn push(&mut self, chunk: agent::StreamChunk) -> Result<(), Trouble> {
-        let received = self.credit.receive(chunk.offset, chunk.data.len());
-        received.map_err(|_| unexpected())?;
-        self.cursor += chunk.skipped + chunk.data.len() as u64;
-        if chunk.skipped > 0 {
-            let (lost, name) = (chunk.skipped, self.stream.as_str_name());
-            let name = name.trim_start_matches("STREAM_").to_lowercase();
-            let _ = writeln!(
-                io::stderr(),
-                "qx-node: {lost} bytes of {name} are lost: overwritten before they were read"
-            );
-        }
-        if self.keep {
-            let room = (MAX_KEPT / 2).saturating_sub(self.kept.len());
-            let kept = chunk.data.len().min(room);
-            self.kept.extend_from_slice(&chunk.data[..kept]);
-            self.lost |= kept < chunk.data.len();
-            self.credit.consume(chunk.data.len());
-        } else if !chunk.data.is_empty() {
-            self.queue.push_back(chunk.data);
-        }
-        Ok(())
-    }
-
-    /// Writes as much as is surely taken at once.
-    fn write(&mut self, mut to: &File) -> Result<(), Trouble> {
-        self.escape();
-        if !self.escaped.is_empty() {
-            let most = self.escaped.len().min(AT_ONCE);
-            return match to.write(&self.escaped[..most]) {
-                Ok(n) => {
-                    self.escaped.drain(..n);
-                    Ok(())
-                }
-                Err(e) => passing(e),
-            };
-        }
-        let Some(first) = self.queue.front() else {
-            return Ok(());
-        };
-        let rest = &first[self.at..];
-        match to.write(&rest[..rest.len().min(AT_ONCE)]) {
-            Ok(n) => {
-                self.at += n;
-                self.credit.consume(n);
-                if self.at == first.len() {
-                    self.queue.pop_front();
-                    self.at = 0;
-                }
-                Ok(())
-            }
-            Err(e) => passing(e),
-        }
-    }
-
-    /// Escapes the next bytes, if that is wanted and those before are written.
-    fn escape(&mut self) {
-        let Some(escaper) = &mut self.escaper else {
-            return;
-        };
-        while self.escaped.is_empty()
-            && let Some(first) = self.queue.front()
-        {
-            let rest = &first[self.at..];
-            let next = &rest[..rest.len().min(AT_ONCE / 4)];
-            self.escaped = escaper.push(next);
-            self.at += next.len();
-            self.credit.consume(next.len());
-            if self.at == first.len() {
-                self.queue.pop_front();
-                self.at = 0;
-            }
-        }
-    }
-
-    /// The stream goes on in another request: where.
-    fn again(&mut self) -> u64 {
-        // What still waits here will count in the new request: once, its sender may be that much ahead.
-        self.credit = ReceiveCredit::new(CLIENT_WINDOW);
-        self.cursor
-    }
-
-    fn drop_all(&mut self) {
-        let bytes: usize = self.queue.iter().map(Vec::len).sum();
-        self.credit.consume(bytes - self.at);
-        self.queue.clear();
-        self.escaped.clear();
-        self.at = 0;
-    }
-}
-
 /// What only has to be tried again is no trouble.
-fn passing(e: io::Error) -> Result<(), Trouble> {
+pub fn passing(e: io::Error) -> Result<(), Trouble> {
     match e.kind() {
         ErrorKind::Interrupted | ErrorKind::WouldBlock => Ok(()),
         _ => Err(Trouble::from(e)),

@@ -2,6 +2,7 @@
 
 mod channel;
 mod client;
+mod commands;
 mod copy;
 mod doctor;
 mod events;
@@ -11,6 +12,8 @@ mod jobs;
 mod keys;
 mod live;
 mod logs;
+mod names;
+mod network;
 mod options;
 mod passwd;
 mod power;
@@ -20,6 +23,7 @@ mod report;
 mod restored;
 mod run;
 mod services;
+mod show;
 mod signals;
 mod storage;
 mod terminal;
@@ -36,7 +40,8 @@ use quantix::error::{Code, Failure};
 use quantix::rt::log::{Level, Target};
 
 use client::Client;
-use options::{COMMANDS, Command, Typed};
+use commands::COMMANDS;
+use options::{Command, Typed};
 
 use crate::daemon::{SUFFIX, TimeSync, vm_of};
 use crate::serve;
@@ -163,6 +168,10 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "disks" => storage::disks(typed),
         "trim" => storage::trim(typed),
         "time" => time::time(typed),
+        "network" => network::network(typed),
+        "ip" => network::ip(typed),
+        "hostname" => names::hostname(typed),
+        "timezone" => names::timezone(typed),
         "users" => users::users(typed),
         "passwd" => passwd::passwd(typed),
         "keys" => keys::keys(typed),

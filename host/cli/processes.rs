@@ -117,7 +117,7 @@ fn list(client: &mut Client, name: &str) -> Result<ProcessList, Trouble> {
         all.uptime_seconds = part.uptime_seconds;
         all.now = part.now;
         all.processes.extend(part.processes);
-        let last = all.processes.last().map_or(0, |last| last.pid);
+        let last = part.last;
         if !part.more {
             return Ok(all);
         }

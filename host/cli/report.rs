@@ -1,6 +1,6 @@
 //! What is shown of VMs, pings, telemetry and commands: for people and as JSON.
 
-use quantix::message::agent::{Disk, ExecuteResponse, Interface, LinkState, Telemetry};
+use quantix::message::agent::{AgentReady, Disk, ExecuteResponse, Interface, LinkState, Telemetry};
 use quantix::message::node::{Behind, PingResult, Vm, VmState};
 use serde_json::{Value, json};
 
@@ -41,6 +41,14 @@ fn round_trip(vm: &Vm) -> String {
     }
 }
 
+/// By which the guest is known; of an earlier agent the first of its addresses.
+fn known_by(ready: &AgentReady) -> &str {
+    match &*ready.primary_address {
+        "" => ready.ip_addresses.first().map_or("", |first| first),
+        primary => primary,
+    }
+}
+
 /// `qx-node vms`
 pub fn vm_table(vms: &[Vm]) -> String {
     if vms.is_empty() {
@@ -71,13 +79,7 @@ pub fn vm_table(vms: &[Vm]) -> String {
             or_dash(plain(
                 format!("{} {}", ready.os_name, ready.os_version).trim(),
             )),
-            or_dash(
-                ready
-                    .ip_addresses
-                    .first()
-                    .map(|a| plain(a))
-                    .unwrap_or_default(),
-            ),
+            or_dash(plain(known_by(&ready))),
             why(vm),
         ]);
     }
@@ -116,6 +118,7 @@ pub fn vm_details(vm: &Vm) -> String {
             "Kernel",
             text(format!("{} {}", ready.kernel_version, ready.architecture).trim()),
         ),
+        ("Address", text(&ready.primary_address)),
         ("Addresses", text(&ready.ip_addresses.join(", "))),
         ("Up", with(ever, span(vm.uptime_seconds))),
         ("Boot", text(&vm.boot_id)),
@@ -168,6 +171,7 @@ pub fn vm_json(vm: &Vm) -> Value {
             "architecture": ready.architecture,
             "hostname": ready.hostname,
             "ip_addresses": ready.ip_addresses,
+            "primary_address": Some(&ready.primary_address).filter(|text| !text.is_empty()),
             "capabilities": ready.capabilities,
             "frozen": ready.frozen,
         })

@@ -180,6 +180,8 @@ impl Daemon {
                 | Body::SetPassword(_)
                 | Body::ListUsers(_)
                 | Body::AuthorizedKeys(_)
+                | Body::GetNetwork(_)
+                | Body::SetName(_)
                 | Body::ListProcesses(_)
                 | Body::KillProcess(_)
                 | Body::ListServices(_)

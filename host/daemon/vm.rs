@@ -476,6 +476,7 @@ fn bounded(ready: &AgentReady) -> AgentReady {
         architecture: text(&ready.architecture),
         hostname: text(&ready.hostname),
         ip_addresses: list(&ready.ip_addresses),
+        primary_address: text(&ready.primary_address),
         capabilities: list(&ready.capabilities),
         frozen: ready.frozen,
     }

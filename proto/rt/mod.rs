@@ -8,6 +8,7 @@ pub mod crypt;
 pub mod log;
 pub mod random;
 pub mod replace;
+pub mod route;
 pub mod sha2;
 pub mod signal;
 pub mod stat;
@@ -15,5 +16,6 @@ pub mod sys;
 pub mod tool;
 pub mod tree;
 pub mod unit;
+pub mod zone;
 
 pub use sys::clock;

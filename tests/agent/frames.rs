@@ -163,8 +163,8 @@ fn a_request_that_does_not_decode_is_refused_by_its_id() {
 #[test]
 fn an_unknown_request_is_unsupported() {
     let (_agent, mut talk) = Agent::ready();
-    // An envelope with an id and a field of length 0 that no version of ours knows: 49.
-    let body = [&[0x0A, 3][..], b"new", &[0x8A, 0x03, 0x00]].concat();
+    // An envelope with an id and a field of length 0 that no version of ours knows: 199.
+    let body = [&[0x0A, 3][..], b"new", &[0xBA, 0x0C, 0x00]].concat();
     let bytes = talk.seal(&body);
     talk.send_raw(&bytes);
     let (code, why) = talk.refusal("new");

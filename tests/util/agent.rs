@@ -57,7 +57,17 @@ impl Agent {
 
 /// Starts an agent whose port is the socket `port` in `dir`; log and configuration are there too.
 pub fn spawn(dir: &Dir, port: &str, options: &[&str]) -> Process {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quantix-kvm-agent"));
+    let command = Command::new(env!("CARGO_BIN_EXE_quantix-kvm-agent"));
+    start(command, dir, port, options)
+}
+
+/// By a command that becomes what is behind its words.
+pub fn spawn_by(mut command: Command, dir: &Dir, port: &str, options: &[&str]) -> Process {
+    command.arg(env!("CARGO_BIN_EXE_quantix-kvm-agent"));
+    start(command, dir, port, options)
+}
+
+fn start(mut command: Command, dir: &Dir, port: &str, options: &[&str]) -> Process {
     command
         .args(["--log", "stderr", "--port"])
         .arg(dir.join(port))

@@ -69,6 +69,7 @@ fn process_list() -> agent::ProcessList {
         more: true,
         uptime_seconds: 86_400,
         now: Some(WALL),
+        last: 4000,
     }
 }
 

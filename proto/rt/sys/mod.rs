@@ -6,8 +6,8 @@ pub mod entropy;
 pub mod fd;
 pub mod filesystem;
 mod glibc;
-pub mod ifaddrs;
 pub mod inotify;
+pub mod netlink;
 pub mod pass;
 pub mod power;
 pub mod process;
@@ -20,7 +20,6 @@ pub mod socket;
 pub mod statvfs;
 pub mod tree;
 pub mod tty;
-pub mod uevent;
 pub mod uname;
 pub mod xattr;
 

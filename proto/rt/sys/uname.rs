@@ -33,6 +33,16 @@ pub fn uname() -> io::Result<Uname> {
     })
 }
 
+/// Sets the host name, of at most 64 bytes.
+///
+/// # Errors
+/// As sethostname(2).
+pub fn set_hostname(name: &str) -> io::Result<()> {
+    // SAFETY: the call reads `name.len()` bytes of a string that lives for its length.
+    super::check(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) })?;
+    Ok(())
+}
+
 /// What stands before the first NUL, or everything.
 fn text(field: &[c_char]) -> String {
     let bytes: Vec<u8> = field
