@@ -75,9 +75,9 @@ fn by_link(network: &Network, is_device: &dyn Fn(&OsStr) -> bool, is_v6: bool) -
     other
 }
 
-/// Switched off, or without anything at the other end.
+/// Switched off, or without anything at the other end. That it is in operation the kernel says up to a second later.
 fn is_down(link: &Link) -> bool {
-    !link.is_up() || !link.carrier || matches!(link.state, 1..=5)
+    !link.is_up() || !link.carrier
 }
 
 /// The first address that others can count on.
@@ -244,7 +244,7 @@ mod tests {
         network.links[1].carrier = false;
         check(&network, "10.0.0.2", "10.0.0.2", "fd00::2");
         // Unless there is no other.
-        network.links[0].state = 2;
+        network.links[0].flags = 0;
         check(&network, "10.0.1.2", "10.0.1.2", "");
     }
 

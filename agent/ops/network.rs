@@ -1,6 +1,5 @@
 //! The guest's interfaces, its ways out and its name servers.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
@@ -13,7 +12,7 @@ use quantix::rt::route::{Address, Link, Network};
 
 use super::{PAGE, read_regular};
 use crate::network::{Primary, SYSFS, is_containers, kind_of};
-use crate::telemetry::network::{cidr, mac_text, state};
+use crate::telemetry::network::{as_telemetry, cidr};
 
 /// The interfaces behind the one that the asker has, and with the first of them the rest.
 pub fn report(request: &GetNetwork) -> Result<Report, Failure> {
@@ -63,27 +62,15 @@ fn interface(network: &Network, link: &Link) -> NetworkInterface {
         InterfaceKind::Physical | InterfaceKind::Bond => number(&sysfs.join("speed")),
         _ => 0,
     };
-    let [
-        rx_packets,
-        tx_packets,
-        rx_bytes,
-        tx_bytes,
-        rx_errors,
-        tx_errors,
-        rx_dropped,
-        tx_dropped,
-    ] = link.counters;
+    let [_, _, _, _, rx_errors, tx_errors, rx_dropped, tx_dropped] = link.counters;
     let mut found = NetworkInterface {
-        name: link.name.to_string_lossy().into_owned(),
+        link: Some(as_telemetry(link)),
         index: link.index,
         kind: kind.into(),
         r#type: link.kind.clone(),
-        state: state(link).into(),
         enabled: link.is_up(),
         carrier: link.is_up() && link.carrier,
         speed_mbps: speed,
-        mac: mac_text(&link.mac),
-        mtu: link.mtu,
         addresses: Vec::new(),
         master: name(network, link.master),
         // Of a pair it is the other end.
@@ -92,10 +79,6 @@ fn interface(network: &Network, link: &Link) -> NetworkInterface {
             _ => name(network, link.below),
         },
         dhcp: false,
-        rx_bytes,
-        tx_bytes,
-        rx_packets,
-        tx_packets,
         rx_errors,
         tx_errors,
         rx_dropped,
@@ -193,11 +176,12 @@ fn resolv_conf(text: &[u8], report: &mut Report) {
         let mut words = line.split_ascii_whitespace();
         match words.next() {
             Some("nameserver") => {
-                // An IPv6 address may have an interface behind it.
                 let server = words.next().unwrap_or_default();
-                let ip = server.split('%').next().unwrap_or_default();
+                // Whether it is one is its resolver's business; an IPv6 address may have an interface behind it.
+                let is_one = server.starts_with(|c: char| c.is_ascii_hexdigit() || c == ':')
+                    && server.contains(['.', ':']);
                 let room = report.dns_servers.len() < MAX_NAMES && server.len() < 64;
-                if ip.parse::<IpAddr>().is_ok() && room {
+                if is_one && room {
                     report.dns_servers.push(server.to_owned());
                 }
             }

@@ -58,18 +58,7 @@ fn of<'a>(link: &Link, network: &'a Network) -> impl Iterator<Item = &'a Address
 }
 
 fn interface(link: &Link, network: &Network) -> Interface {
-    let [rx_packets, tx_packets, rx_bytes, tx_bytes, ..] = link.counters;
-    let mut interface = Interface {
-        name: link.name.to_string_lossy().into_owned(),
-        mac: mac_text(&link.mac),
-        state: state(link).into(),
-        mtu: link.mtu,
-        rx_bytes,
-        tx_bytes,
-        rx_packets,
-        tx_packets,
-        ..Interface::default()
-    };
+    let mut interface = as_telemetry(link);
     for address in of(link, network) {
         let family = if address.ip.is_ipv4() {
             &mut interface.ipv4
@@ -81,13 +70,29 @@ fn interface(link: &Link, network: &Network) -> Interface {
     interface
 }
 
+/// All but its addresses.
+pub fn as_telemetry(link: &Link) -> Interface {
+    let [rx_packets, tx_packets, rx_bytes, tx_bytes, ..] = link.counters;
+    Interface {
+        name: link.name.to_string_lossy().into_owned(),
+        mac: mac_text(&link.mac),
+        state: state(link).into(),
+        mtu: link.mtu,
+        rx_bytes,
+        tx_bytes,
+        rx_packets,
+        tx_packets,
+        ..Interface::default()
+    }
+}
+
 /// `10.0.0.5/24`
 pub fn cidr(address: &Address) -> String {
     format!("{}/{}", address.ip, address.prefix)
 }
 
 /// As people write it; empty for interfaces that have none (tun, WireGuard) or nothing but zeros.
-pub fn mac_text(mac: &[u8]) -> String {
+fn mac_text(mac: &[u8]) -> String {
     const DIGITS: [char; 16] = [
         '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
     ];
@@ -107,7 +112,7 @@ pub fn mac_text(mac: &[u8]) -> String {
 /// Whether packets can pass. Drivers that do not track it say `unknown` (tun, many virtual NICs):
 /// then the flags decide. `dormant` (waiting for 802.1X), `testing`, `lowerlayerdown` and
 /// `notpresent` are down: RFC 2863 lets none of them pass packets.
-pub fn state(link: &Link) -> LinkState {
+fn state(link: &Link) -> LinkState {
     match link.state {
         6 => LinkState::Up,
         1..=5 => LinkState::Down,

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use quantix::error::{Code, Failure};
 use quantix::message::Body;
 use quantix::message::agent::{
-    AddressScope, GetNetwork, InterfaceKind, LinkState, Network, NetworkAddress, NetworkInterface,
+    AddressScope, GetNetwork, Interface, InterfaceKind, LinkState, Network, NetworkAddress,
+    NetworkInterface,
 };
 use serde_json::{Value, json};
 
@@ -142,8 +143,12 @@ fn kind(of: &NetworkInterface) -> &'static str {
     }
 }
 
+fn link(of: &NetworkInterface) -> Interface {
+    of.link.clone().unwrap_or_default()
+}
+
 fn state(of: &NetworkInterface) -> &'static str {
-    match of.state() {
+    match link(of).state() {
         _ if !of.enabled => "off",
         LinkState::Up => "up",
         LinkState::Down if !of.carrier => "no carrier",
@@ -196,6 +201,7 @@ fn text(network: &Network) -> String {
         text => plain(text),
     };
     for one in &network.interfaces {
+        let link = link(one);
         let is_primary = network.primary == one.index && network.primary > 0;
         let speed = match one.speed_mbps {
             0 => "-".to_owned(),
@@ -204,14 +210,14 @@ fn text(network: &Network) -> String {
         let mut addresses = one.addresses.iter().map(address);
         let mut row = vec![
             if is_primary { "*" } else { "" }.to_owned(),
-            plain(&one.name),
+            plain(&link.name),
             kind(one).to_owned(),
             state(one).to_owned(),
             speed,
-            or_dash(&one.mac),
-            one.mtu.to_string(),
-            bytes(one.rx_bytes),
-            bytes(one.tx_bytes),
+            or_dash(&link.mac),
+            link.mtu.to_string(),
+            bytes(link.rx_bytes),
+            bytes(link.tx_bytes),
             or_dash(if one.master.is_empty() {
                 &one.parent
             } else {
@@ -274,8 +280,9 @@ fn to_json(vm: &str, network: &Network) -> Value {
                 "tentative": of.tentative,
             })
         });
+        let link = link(one);
         json!({
-            "name": one.name,
+            "name": link.name,
             "index": one.index,
             "primary": network.primary == one.index && network.primary > 0,
             "kind": kind(one),
@@ -283,16 +290,16 @@ fn to_json(vm: &str, network: &Network) -> Value {
             "state": state(one),
             "carrier": one.carrier,
             "speed_mbps": Some(one.speed_mbps).filter(|speed| *speed > 0),
-            "mac": known(&one.mac),
-            "mtu": one.mtu,
+            "mac": known(&link.mac),
+            "mtu": link.mtu,
             "master": known(&one.master),
             "parent": known(&one.parent),
             "dhcp": one.dhcp,
             "addresses": addresses.collect::<Vec<_>>(),
-            "rx_bytes": one.rx_bytes,
-            "tx_bytes": one.tx_bytes,
-            "rx_packets": one.rx_packets,
-            "tx_packets": one.tx_packets,
+            "rx_bytes": link.rx_bytes,
+            "tx_bytes": link.tx_bytes,
+            "rx_packets": link.rx_packets,
+            "tx_packets": link.tx_packets,
             "rx_errors": one.rx_errors,
             "tx_errors": one.tx_errors,
             "rx_dropped": one.rx_dropped,
@@ -333,11 +340,14 @@ mod tests {
         };
         Network {
             interfaces: vec![NetworkInterface {
-                name: "eth0\x1b[31m".to_owned(),
+                link: Some(Interface {
+                    name: "eth0\x1b[31m".to_owned(),
+                    state: LinkState::Up.into(),
+                    ..Default::default()
+                }),
                 index: 2,
                 enabled: true,
                 carrier: true,
-                state: LinkState::Up.into(),
                 addresses: vec![
                     of("10.0.0.1/24", AddressScope::Global, false),
                     of("10.0.0.2/24", AddressScope::Global, false),

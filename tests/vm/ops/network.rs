@@ -39,8 +39,8 @@ fn the_address_of_a_guest_is_known_as_it_changes() {
     assert_eq!(found["default_routes"][0]["gateway"], "10.0.2.2");
     assert_eq!(found["dns_servers"][0], "10.0.2.3");
 
-    // The agent of the tests reports every few seconds; what changed is there before that is asked for.
-    sh("ip addr add 10.0.2.77/24 dev eth0; ip addr del 10.0.2.15/24 dev eth0");
+    // With it goes the way out.
+    sh("ip addr del 10.0.2.15/24 dev eth0; ip addr add 10.0.2.77/24 dev eth0");
     wait_until("the new address", PATIENCE, || {
         own.node.vm("db1")["agent"]["primary_address"] == "10.0.2.77"
     });
