@@ -45,6 +45,10 @@ soak-vm: ## all faults in a real VM, again and again until one test fails; ROUND
 	    round=$$((round + 1)); \
 	done
 
+check-deep: ## what takes too long for `make test`: 200 freezes with the host killed meanwhile
+	tests/vm/install.sh
+	QX_FREEZE_ROUNDS=200 cargo test --test main -- vm::ops::freeze::whenever
+
 fuzz: ## random inputs that learn from the code's paths; SECONDS=N for each target
 	@tests/fuzz/run.sh $(SECONDS)
 
@@ -58,4 +62,4 @@ lint: ## what .ci/run checks before the tests
 clean: demo-stop ## remove everything that was made
 	cargo clean
 
-.PHONY: help build demo demo-stop test bench soak soak-vm fuzz fmt lint clean
+.PHONY: help build demo demo-stop test bench soak soak-vm check-deep fuzz fmt lint clean
