@@ -240,7 +240,7 @@ fn a_node_of_many_containers_is_shown_in_parts() {
     for n in 0..110 {
         guest.ip(&format!("link add cali{n} type veth peer name p{n}"));
     }
-    for n in 0..700 {
+    for n in 0..300 {
         guest.ip(&format!("link add other{n} type bridge"));
     }
     let found = guest.network(&[]);
@@ -248,7 +248,7 @@ fn a_node_of_many_containers_is_shown_in_parts() {
     assert_eq!(guest.node.run(&["ip", "vm"]).fine(), "10.1.0.5\n");
     let all = guest.network(&["--all"]);
     let all = all["interfaces"].as_array().unwrap();
-    assert_eq!(all.len(), 1 + 4 + 220 + 700);
+    assert_eq!(all.len(), 1 + 4 + 220 + 300);
     let index = |one: &Value| one["index"].as_u64().unwrap();
     assert!(all.is_sorted_by_key(index));
 }
