@@ -233,27 +233,6 @@ fn changes_are_told_without_being_asked_for() {
 }
 
 #[test]
-fn a_node_of_many_containers_is_shown_in_parts() {
-    let Some(guest) = Guest::new(PREPARE) else {
-        return;
-    };
-    for n in 0..110 {
-        guest.ip(&format!("link add cali{n} type veth peer name p{n}"));
-    }
-    for n in 0..300 {
-        guest.ip(&format!("link add other{n} type bridge"));
-    }
-    let found = guest.network(&[]);
-    assert_eq!(found["left_out"], 222, "{found}");
-    assert_eq!(guest.node.run(&["ip", "vm"]).fine(), "10.1.0.5\n");
-    let all = guest.network(&["--all"]);
-    let all = all["interfaces"].as_array().unwrap();
-    assert_eq!(all.len(), 1 + 4 + 220 + 300);
-    let index = |one: &Value| one["index"].as_u64().unwrap();
-    assert!(all.is_sorted_by_key(index));
-}
-
-#[test]
 fn names_that_are_none_are_refused_and_change_nothing() {
     let (node, _vm) = Node::with_vm("vm");
     let name = node.run(&["hostname", "vm", "--json"]).json();
