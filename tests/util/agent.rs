@@ -61,12 +61,6 @@ pub fn spawn(dir: &Dir, port: &str, options: &[&str]) -> Process {
     start(command, dir, port, options)
 }
 
-/// By a command that becomes what is behind its words.
-pub fn spawn_by(mut command: Command, dir: &Dir, port: &str, options: &[&str]) -> Process {
-    command.arg(env!("CARGO_BIN_EXE_quantix-kvm-agent"));
-    start(command, dir, port, options)
-}
-
 fn start(mut command: Command, dir: &Dir, port: &str, options: &[&str]) -> Process {
     command
         .args(["--log", "stderr", "--port"])
