@@ -13,7 +13,6 @@ use quantix::ids::MessageId;
 use quantix::loss::GOODBYE;
 use quantix::message::{Body, agent};
 use quantix::rt::log::{DropLog, Log};
-use quantix::rt::route::Network;
 use quantix::rt::signal::{Signal, Signals};
 use quantix::rt::sys::{netlink::Listener, process};
 use quantix::rt::{clock, random};
@@ -25,10 +24,9 @@ use crate::config::{self, Config};
 use crate::disks::Disks;
 use crate::freeze::{self, Freezing};
 use crate::job::Jobs;
-use crate::network::Primary;
+use crate::links::Links;
 use crate::port::{Moved, Opened, Port};
 use crate::power::Power;
-use crate::telemetry::network::addresses;
 use crate::telemetry::{Sampler, os};
 
 /// Requests that this agent answers.
@@ -68,6 +66,7 @@ const CHILD: Token = Token(4);
 const DISKS: Token = Token(5);
 const FREEZER: Token = Token(6);
 const CHANGES: Token = Token(7);
+const LINKS: Token = Token(8);
 const FIRST_JOB: usize = 16;
 
 /// Reads from the port in one turn, each of at most 4 KiB: nothing else waits longer than that.
@@ -88,11 +87,12 @@ pub struct Agent {
     power: Power,
     sampler: Sampler,
     disks: Disks,
+    links: Links,
     changes: Changes,
     ready: agent::AgentReady,
     /// When the next report is due; `None` without a session.
     report_at: Option<Time>,
-    /// A report waits for the disks.
+    /// A report waits for the disks, or the links.
     reporting: bool,
     /// SIGTERM has come.
     stopping: bool,
@@ -150,6 +150,7 @@ impl Agent {
             guest: Guest::new(identity),
             sampler: Sampler::new(),
             disks: Disks::new(DISKS),
+            links: Links::new(LINKS),
             changes: Changes::new(CHANGES),
             ready: os::ready(quantix::VERSION, CAPABILITIES),
             report_at: None,
@@ -167,6 +168,8 @@ impl Agent {
         let (version, revision) = (quantix::VERSION, quantix::REVISION);
         self.log
             .info(format_args!("version {version} ({revision}) started"));
+        // So that the first session finds it done.
+        self.links.begin(clock::now(), self.poll.registry());
         let mut events = Events::with_capacity(64);
         let mut again = true;
         loop {
@@ -190,6 +193,7 @@ impl Agent {
                     }
                     UEVENTS => self.on_uevents(),
                     DISKS => self.on_disks(),
+                    LINKS => self.on_links(now),
                     FREEZER => self.freezing.on_ready(),
                     CHANGES => self.changes.on_ready(now, self.poll.registry()),
                     TERMINATE | RELOAD | CHILD => {
@@ -219,6 +223,7 @@ impl Agent {
             self.guest.poll_timeout(),
             self.jobs.poll_timeout(),
             self.disks.poll_timeout(),
+            self.links.poll_timeout(),
             self.changes.poll_timeout(),
             self.freezing.poll_timeout(),
             self.report_at,
@@ -235,10 +240,12 @@ impl Agent {
         self.guest.handle_timeout(now);
         self.jobs.on_timeout(now);
         self.freezing.on_timeout(now, self.poll.registry());
-        if self.disks.on_timeout(now) {
+        if self.disks.on_timeout(now) | self.links.on_timeout(now) {
             self.report();
         }
         if self.changes.on_timeout(now, self.poll.registry()) {
+            self.links.on_change(now, self.poll.registry());
+            // The host name needs no look.
             self.announce_changes();
         }
         match self.port.handle_timeout(now, self.poll.registry()) {
@@ -379,6 +386,7 @@ impl Agent {
         self.changes.open(now, self.poll.registry());
         self.refresh_ready();
         self.guest.announce(self.ready.clone());
+        self.links.begin(now, self.poll.registry());
         self.schedule_reports(now);
     }
 
@@ -419,8 +427,17 @@ impl Agent {
     fn begin_report(&mut self, now: Time) {
         self.report_at = Some(now + self.interval());
         self.reporting = true;
+        self.links.begin(now, self.poll.registry());
         // What is frozen is not asked.
-        if self.freezing.is_active() || !self.disks.begin(now, self.poll.registry()) {
+        if !self.freezing.is_active() {
+            self.disks.begin(now, self.poll.registry());
+        }
+        self.report();
+    }
+
+    fn on_links(&mut self, now: Time) {
+        if self.links.on_ready(now, self.poll.registry()) {
+            self.announce_changes();
             self.report();
         }
     }
@@ -431,12 +448,17 @@ impl Agent {
         }
     }
 
+    /// Sends the report that is due, if all that it waits for is there.
     fn report(&mut self) {
-        if !std::mem::take(&mut self.reporting) {
+        if !self.reporting || self.disks.is_pending() || self.links.is_pending() {
             return;
         }
+        self.reporting = false;
         self.announce_changes();
         let mut telemetry = self.sampler.sample();
+        telemetry
+            .interfaces
+            .clone_from(&self.links.known().interfaces);
         (telemetry.disks, telemetry.stuck_mounts) = self.disks.results();
         telemetry.coalesced = self.guest.coalesced();
         self.guest.report(telemetry);
@@ -467,11 +489,9 @@ impl Agent {
         let mut now = self.ready.clone();
         now.hostname = os::hostname();
         now.frozen = self.freezing.is_active();
-        if let Ok(network) = Network::read(true) {
-            let primary = Primary::of(&network).any;
-            now.ip_addresses = addresses(&network);
-            now.primary_address = primary.map_or(String::new(), |of| of.ip.to_string());
-        }
+        let links = self.links.known();
+        now.ip_addresses.clone_from(&links.addresses);
+        now.primary_address.clone_from(&links.primary);
         let changed = now != self.ready;
         self.ready = now;
         changed

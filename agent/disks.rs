@@ -1,16 +1,16 @@
 //! Sizes of file systems, measured in a child, because statvfs(2) on a sick disk or a dead network
 //! mount may never return. The mount that hangs is named and left alone until it comes back.
 
+use std::fs::File;
 use std::time::Duration;
 
 use mio::{Registry, Token};
 use prost::Message;
 use quantix::message::agent::Disk;
-use quantix::rt::sys::fd::pipe;
 use quantix::rt::sys::process::{self, Pid, Signal};
 use quantix::time::Time;
 
-use crate::job::Inlet;
+use crate::probe::Probe;
 use crate::telemetry::disk::{self, Mount};
 
 /// How long all mounts together may take.
@@ -23,18 +23,15 @@ const MAX_STUCK: usize = 4;
 #[derive(Debug)]
 pub struct Disks {
     token: Token,
-    probe: Option<Probe>,
+    looking: Option<Looking>,
     known: Vec<Disk>,
     stuck: Vec<Stuck>,
 }
 
 #[derive(Debug)]
-struct Probe {
-    pid: Pid,
-    inlet: Inlet,
-    bytes: Vec<u8>,
+struct Looking {
+    probe: Probe,
     mounts: Vec<String>,
-    deadline: Time,
 }
 
 #[derive(Debug)]
@@ -48,45 +45,52 @@ impl Disks {
     pub const fn new(token: Token) -> Self {
         Self {
             token,
-            probe: None,
+            looking: None,
             known: Vec::new(),
             stuck: Vec::new(),
         }
     }
 
-    /// Begins to measure. False: nothing to wait for.
-    pub fn begin(&mut self, now: Time, registry: &Registry) -> bool {
-        if self.probe.is_some() {
-            return true;
+    /// Begins to measure, unless it is being measured.
+    pub fn begin(&mut self, now: Time, registry: &Registry) {
+        if self.looking.is_some() {
+            return;
         }
         let mut mounts = disk::read().unwrap_or_default();
         mounts.retain(|mount| !self.stuck.iter().any(|stuck| stuck.mount == mount.name()));
         if mounts.is_empty() || self.stuck.len() >= MAX_STUCK {
             self.known.clear();
-            return false;
+            return;
         }
-        self.probe = start(&mounts, now, registry, self.token).ok();
-        self.probe.is_some()
+        let names = mounts.iter().map(Mount::name).collect();
+        let work = |pipe: &File| measure(&mounts, pipe);
+        let probe = Probe::start(now, PATIENCE, registry, self.token, work);
+        self.looking = probe.ok().map(|probe| Looking {
+            probe,
+            mounts: names,
+        });
+    }
+
+    /// It is being measured.
+    pub const fn is_pending(&self) -> bool {
+        self.looking.is_some()
     }
 
     /// An event came for the child's pipe. True: the measurement is complete.
     pub fn on_ready(&mut self) -> bool {
-        let Some(probe) = &mut self.probe else {
+        let Some(looking) = self
+            .looking
+            .take_if(|looking| looking.probe.on_ready(MAX_BYTES))
+        else {
             return false;
         };
-        probe.inlet.on_ready();
-        probe.inlet.read_into(&mut probe.bytes, MAX_BYTES);
-        if !probe.inlet.is_ended() {
-            return false;
-        }
-        self.known = decode(&probe.bytes).into_iter().flatten().collect();
-        self.probe = None;
+        self.known = decode(&looking.probe.bytes).into_iter().flatten().collect();
         true
     }
 
     /// When [`on_timeout`](Self::on_timeout) wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.probe.as_ref().map(|probe| probe.deadline)
+        self.looking.as_ref().map(|looking| looking.probe.deadline)
     }
 
     /// True: the measurement is over, without the mount that hangs.
@@ -94,11 +98,11 @@ impl Disks {
         if self.poll_timeout().is_none_or(|at| at > now) {
             return false;
         }
-        let Some(probe) = self.probe.take() else {
+        let Some(Looking { probe, mounts }) = self.looking.take() else {
             return false;
         };
         let measured = decode(&probe.bytes);
-        if let Some(mount) = probe.mounts.get(measured.len()) {
+        if let Some(mount) = mounts.get(measured.len()) {
             self.stuck.push(Stuck {
                 mount: mount.clone(),
                 pid: probe.pid,
@@ -125,22 +129,9 @@ impl Disks {
 /// What a child may send: 64 mounts with names of at most 1 KiB.
 const MAX_BYTES: usize = 128 * 1024;
 
-fn start(mounts: &[Mount], now: Time, registry: &Registry, token: Token) -> std::io::Result<Probe> {
-    let (reader, writer) = pipe()?;
-    let inlet = Inlet::new(reader, registry, token)?;
-    let pid = process::spawn(&[&writer], || measure(mounts, &writer))?;
-    Ok(Probe {
-        pid,
-        inlet,
-        bytes: Vec::new(),
-        mounts: mounts.iter().map(Mount::name).collect(),
-        deadline: now + PATIENCE,
-    })
-}
-
 /// In the child: one message for each mount, as soon as it is known; an empty one for a failure, so
 /// that the number of messages tells which mount is next.
-fn measure(mounts: &[Mount], mut pipe: &std::fs::File) -> i32 {
+fn measure(mounts: &[Mount], mut pipe: &File) -> i32 {
     use std::io::Write;
     for mount in mounts {
         let disk = mount.measure().unwrap_or_default();

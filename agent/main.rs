@@ -11,11 +11,13 @@ mod freeze;
 mod holder;
 mod hooks;
 mod job;
+mod links;
 mod names;
 mod network;
 mod ops;
 mod port;
 mod power;
+mod probe;
 mod telemetry;
 mod users;
 

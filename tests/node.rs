@@ -10,6 +10,7 @@ mod guests;
 // Commands that outlive clients, daemons and agents.
 mod jobs;
 // What an operator does to guests, as far as this machine may be the guest.
+mod network;
 mod services;
 mod time;
 mod users;

@@ -16,8 +16,7 @@ use crate::telemetry::network::{as_telemetry, cidr};
 
 /// The interfaces behind the one that the asker has, and with the first of them the rest.
 pub fn report(request: &GetNetwork) -> Result<Report, Failure> {
-    let mut network =
-        Network::read(true).map_err(|e| Failure::system("ask for", "the network", &e))?;
+    let mut network = Network::read().map_err(|e| Failure::system("ask for", "the network", &e))?;
     network.links.sort_unstable_by_key(|link| link.index);
     let text = |of: Option<Address>| of.map_or(String::new(), |of| of.ip.to_string());
     let primary = Primary::of(&network);

@@ -37,8 +37,8 @@ impl Sampler {
         }
     }
 
-    /// Reads everything anew. `disks`, `stuck_mounts` and `coalesced` are left empty for the
-    /// caller. CPU usage is that of the time since the sample before, of the first that since boot.
+    /// Reads everything anew. `interfaces`, `disks`, `stuck_mounts` and `coalesced` are left empty for
+    /// the caller. CPU usage is that of the time since the sample before, of the first that since boot.
     pub fn sample(&mut self) -> Telemetry {
         let buffer = &mut self.buffer;
         let now = cpu::read(buffer).unwrap_or(self.cpu);
@@ -53,7 +53,6 @@ impl Sampler {
             memory_available: memory.available,
             swap_total: swap.total,
             swap_used: swap.used,
-            interfaces: network::interfaces(),
             load_avg_1m: load[0],
             load_avg_5m: load[1],
             load_avg_15m: load[2],

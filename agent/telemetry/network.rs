@@ -12,14 +12,10 @@ use quantix::rt::route::{Address, Link, Network};
 use crate::network::is_plumbing;
 
 /// All interfaces that are reported, at most 64 with at most 32 addresses each, in the kernel's
-/// order; none where the kernel does not tell.
-pub fn interfaces() -> Vec<Interface> {
-    let network = Network::read(false).unwrap_or_default();
-    let mut interfaces = Vec::new();
-    for link in reported(&network) {
-        interfaces.push(interface(link, &network));
-    }
-    interfaces
+/// order.
+pub fn interfaces(network: &Network) -> Vec<Interface> {
+    let all = reported(network).map(|link| interface(link, network));
+    all.collect()
 }
 
 /// The addresses by which others may reach this guest: without loopback, link-local ones, prefix
@@ -279,7 +275,7 @@ mod tests {
 
     #[test]
     fn this_machine() {
-        for interface in interfaces() {
+        for interface in interfaces(&Network::read().unwrap()) {
             assert!(!interface.name.is_empty());
             assert_ne!(interface.mtu, 0, "{}", interface.name);
         }

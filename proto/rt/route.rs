@@ -127,15 +127,15 @@ impl Address {
 }
 
 impl Network {
-    /// Asks the kernel. Without routes if those are not wanted.
+    /// Asks the kernel. **Waits for a lock** that whoever changes interfaces has meanwhile.
     ///
     /// # Errors
     /// Those of a netlink socket.
-    pub fn read(with_routes: bool) -> io::Result<Self> {
+    pub fn read() -> io::Result<Self> {
         let mut network = Self::default();
         for _ in 0..TRIES {
             network = Self::default();
-            if network.fill(with_routes)? {
+            if network.fill()? {
                 break;
             }
         }
@@ -143,7 +143,7 @@ impl Network {
     }
 
     /// False: it changed meanwhile.
-    fn fill(&mut self, with_routes: bool) -> io::Result<bool> {
+    fn fill(&mut self) -> io::Result<bool> {
         let links = &mut self.links;
         let mut is_whole = dump(libc::RTM_GETLINK, libc::RTM_NEWLINK, 0, &mut |body| {
             links.extend(link(body));
@@ -154,9 +154,6 @@ impl Network {
             addresses.extend(address(body));
             addresses.len() < MAX
         })?;
-        if !with_routes {
-            return Ok(is_whole);
-        }
         let routes = &mut self.routes;
         for family in [V4, V6] {
             let mut count = 0;
@@ -584,7 +581,7 @@ mod tests {
 
     #[test]
     fn the_loopback_interface_is_there() {
-        let network = Network::read(true).unwrap();
+        let network = Network::read().unwrap();
         let lo = network
             .links
             .iter()

@@ -779,7 +779,10 @@ fn so_many_commands_run_at_once_and_no_more() {
     }
     let (code, why) = talk.refused("one more", Body::Execute(output("true")));
     assert_eq!(code, "BUSY", "{why}");
-    assert_eq!(workers(agent.process.pid()).len(), 32);
+    // A look at the network is soon over.
+    until_so("as many workers as commands", || {
+        workers(agent.process.pid()).len() == 32
+    });
     for id in &ids {
         talk.send(id, Body::Cancel(agent::Cancel {}));
     }

@@ -61,6 +61,12 @@ pub fn spawn(dir: &Dir, port: &str, options: &[&str]) -> Process {
     start(command, dir, port, options)
 }
 
+/// By a command that becomes what is behind its words.
+pub fn spawn_by(mut command: Command, dir: &Dir, port: &str, options: &[&str]) -> Process {
+    command.arg(env!("CARGO_BIN_EXE_quantix-kvm-agent"));
+    start(command, dir, port, options)
+}
+
 fn start(mut command: Command, dir: &Dir, port: &str, options: &[&str]) -> Process {
     command
         .args(["--log", "stderr", "--port"])
@@ -93,6 +99,8 @@ pub struct Talk {
     /// Bytes of the session read, and what the frames read since the last acknowledgement cost.
     received: u64,
     cost: u64,
+    /// The last AgentReady of the session.
+    announced: Option<agent::AgentReady>,
 }
 
 impl Talk {
@@ -107,6 +115,7 @@ impl Talk {
             next_in: 1,
             received: 0,
             cost: 0,
+            announced: None,
         }
     }
 
@@ -138,6 +147,7 @@ impl Talk {
             assert!(self.session.is_some());
             (self.next_out, self.next_in) = (1, 1);
             self.received = 0;
+            self.announced = None;
             // Tells the agent that its flush is out of the way.
             self.acknowledge();
             return pong;
@@ -165,7 +175,8 @@ impl Talk {
         self.send_raw(&bytes);
     }
 
-    /// The next message of the session, acknowledgements aside.
+    /// The next message of the session. Left out are acknowledgements, and what the agent says of its guest again:
+    /// it may whenever that has changed, and only then.
     #[track_caller]
     pub fn next(&mut self) -> AgentMessage {
         loop {
@@ -181,6 +192,13 @@ impl Talk {
             }
             match &message.body {
                 Some(Body::Credit(_)) if message.message_id.is_empty() => {}
+                Some(Body::AgentReady(ready)) => {
+                    let before = self.announced.replace(ready.clone());
+                    assert_ne!(before.as_ref(), Some(ready), "nothing has changed");
+                    if before.is_none() {
+                        return message;
+                    }
+                }
                 _ => return message,
             }
         }

@@ -12,6 +12,7 @@ pub mod relay;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -182,6 +183,19 @@ pub fn children(parent: u32) -> Vec<u32> {
         rest.split(' ').nth(1) == Some(&parent.to_string())
     };
     processes().filter(is_child).collect()
+}
+
+/// A socket that listens from the moment it can be seen: whoever finds one between bind(2) and listen(2) is
+/// refused.
+pub fn listen(path: &Path) -> UnixListener {
+    // Its name is part of what the kernel shows, its directory is not.
+    let name = path.file_name().unwrap();
+    let unseen = path.with_extension("unseen");
+    fs::create_dir(&unseen).unwrap();
+    let listener = UnixListener::bind(unseen.join(name)).unwrap();
+    fs::rename(unseen.join(name), path).unwrap();
+    fs::remove_dir(&unseen).unwrap();
+    listener
 }
 
 /// The children of an agent that have something to do: all but the keeper that waits for a command.

@@ -63,7 +63,7 @@ impl Relay {
             changed: Condvar::new(),
         });
         for (path, way) in [(host, Way::ToGuest), (guest, Way::ToHost)] {
-            let listener = UnixListener::bind(path).unwrap();
+            let listener = super::listen(path);
             listener.set_nonblocking(true).unwrap();
             // As QEMU: one more may wait, and the next one's connect is refused with EAGAIN.
             set_backlog(&listener, 1).unwrap();
