@@ -198,10 +198,11 @@ impl Stream {
         }
     }
 
-    /// Reads what is there.
+    /// Reads what is there, but no more than a pipe holds: who writes without end is not to outlast its time.
     fn read(&mut self) {
         let mut buffer = [0; 4096];
-        while let Some(pipe) = &mut self.pipe {
+        for _ in 0..32 {
+            let Some(pipe) = &mut self.pipe else { return };
             match pipe.read(&mut buffer) {
                 Ok(0) => self.pipe = None,
                 Ok(n) => {
@@ -272,6 +273,16 @@ mod tests {
         let args = ["-c", "echo said; setsid sleep 1000 & exit 0"];
         let tool = Tool::new("sh", &args, LONG);
         run(&tool, |said| said.unwrap().output == b"said\n");
+    }
+
+    #[test]
+    fn one_that_writes_without_end_is_killed_in_time() {
+        let mut tool = Tool::new("yes", &[], Duration::from_millis(100));
+        tool.limit = 100;
+        run(&tool, |said| {
+            let said = said.unwrap();
+            said.ended.is_none() && said.output.len() == 100
+        });
     }
 
     #[test]
