@@ -76,8 +76,8 @@ struct Active {
     end: Time,
     /// It was told to thaw.
     told: bool,
-    /// If it has not thawed by then, it hangs.
-    overdue: Time,
+    /// If it has not thawed by then, it hangs. `None`: that was seen to.
+    overdue: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -228,7 +228,7 @@ impl Freezing {
             frozen_at: None,
             end,
             told: false,
-            overdue: end + PATIENCE,
+            overdue: Some(end + PATIENCE),
         })
     }
 
@@ -294,7 +294,7 @@ impl Freezing {
     /// When [`on_timeout`](Self::on_timeout) wants to be called.
     pub fn poll_timeout(&self) -> Option<Time> {
         match &self.state {
-            State::Active(active) => Some(active.overdue),
+            State::Active(active) => active.overdue,
             State::Thawed(_) => None,
         }
     }
@@ -304,10 +304,9 @@ impl Freezing {
         let State::Active(active) = &mut self.state else {
             return;
         };
-        if active.overdue > now {
+        if active.overdue.take_if(|at| *at <= now).is_none() {
             return;
         }
-        active.overdue = now + Duration::from_secs(MAX_SECONDS.into());
         let report = active.report(now);
         if report.state() == FreezeState::Thawing {
             // All is thawed, and a hook takes its time.
@@ -348,7 +347,7 @@ impl Freezing {
         if !active.words.is_ready() {
             return false;
         }
-        active.words.read_into(&mut active.bytes, 64 * 1024);
+        active.words.read_into(&mut active.bytes, MAX_REPORT);
         let mut changed = false;
         while let Some(report) = take(&mut active.bytes) {
             active.report = report;
@@ -383,13 +382,19 @@ impl Freezing {
                 _ => {}
             }
         }
-        if active.words.is_ended() || active.bytes.len() > MAX_REPORT {
+        if active.words.is_ended() || active.bytes.len() >= MAX_REPORT {
             // It was killed. Whoever waits for it waits for its successor.
             let (left, asker) = (active.report.clone(), active.asker.take());
             let thawers = std::mem::take(&mut active.thawers);
             self.recover(now, &left, registry);
-            if let State::Active(active) = &mut self.state {
-                (active.asker, active.thawers) = (asker, thawers);
+            match &mut self.state {
+                State::Active(active) => (active.asker, active.thawers) = (asker, thawers),
+                State::Thawed(last) => {
+                    let failure = Failure::new(Code::Internal, &*last.error);
+                    let all = asker.map(Asker::id).into_iter().chain(thawers);
+                    self.answers
+                        .extend(all.map(|id| (id, Err(failure.clone()))));
+                }
             }
             return true;
         }
@@ -412,7 +417,7 @@ impl Active {
         if !std::mem::replace(&mut self.told, true) {
             let _ = self.orders.write_all(&[order]);
         }
-        self.overdue = self.overdue.min(now + PATIENCE);
+        self.overdue = self.overdue.map(|at| at.min(now + PATIENCE));
     }
 
     fn report(&self, now: Time) -> FreezeReport {
