@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -174,7 +174,8 @@ impl Freezer<'_> {
     /// If it fails, what is frozen by then has to be thawed.
     fn freeze(&mut self, request: &Freeze) -> Result<(), Failure> {
         let internal = |why: String| Failure::new(Code::Internal, why);
-        let targets = targets(request)?;
+        let (all, chosen) = disk::wanted(&request.mount_points)?;
+        let targets = plan(&all, chosen, Path::new("/sys"));
         self.report.mounts = targets.iter().map(Target::report).collect();
         if !request.skip_hooks {
             let found = hooks::find(Path::new(HOOKS));
@@ -285,7 +286,7 @@ impl Freezer<'_> {
             if outcome == FreezeOutcome::Freezing && !with_hooks {
                 continue;
             }
-            if let Ok(file) = open_path(Path::new(&entry.mount_point)) {
+            if let Ok(file) = disk::open(Path::new(&entry.mount_point)) {
                 unfreeze(&file, entry);
                 if entry.outcome() == FreezeOutcome::Thawed {
                     // It may not have come to be frozen.
@@ -317,7 +318,7 @@ impl Freezer<'_> {
                         skipped: None,
                     };
                     let mut entry = target.report();
-                    let thawed = open_path(&target.mount.mount_point).is_ok_and(|file| {
+                    let thawed = target.mount.open().is_ok_and(|file| {
                         (0..MAX_NESTED).take_while(|_| thaw(&file).is_ok()).count() > 0
                     });
                     if thawed {
@@ -344,15 +345,8 @@ const HOOKS_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a file system can be frozen: newer kernels count.
 const MAX_NESTED: usize = 16;
 
-fn targets(request: &Freeze) -> Result<Vec<Target>, Failure> {
-    let (all, storage) = disk::mountinfo()
-        .and_then(disk::all)
-        .map_err(|e| Failure::system("read", "/proc/self/mountinfo", &e))?;
-    plan(&request.mount_points, &all, storage, Path::new("/sys"))
-}
-
 fn open(target: &Target) -> std::io::Result<File> {
-    let file = open_path(&target.mount.mount_point)?;
+    let file = target.mount.open()?;
     let found = file.metadata()?.dev();
     let (major, minor) = target.mount.number;
     // Every subvolume of btrfs has a number of its own.
@@ -361,11 +355,6 @@ fn open(target: &Target) -> std::io::Result<File> {
         return Err(std::io::Error::from_raw_os_error(libc::ESTALE));
     }
     Ok(file)
-}
-
-fn open_path(path: &Path) -> std::io::Result<File> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    File::options().read(true).custom_flags(flags).open(path)
 }
 
 fn fail(entry: &mut FreezeMount, error: &std::io::Error) {

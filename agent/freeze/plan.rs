@@ -9,10 +9,9 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use quantix::error::Failure;
 use quantix::message::agent::{FreezeMount, FreezeOutcome};
 
-use crate::telemetry::disk::{self, Mount, is_network};
+use crate::telemetry::disk::Mount;
 
 /// A file system, and what is to become of it.
 #[derive(Debug)]
@@ -40,21 +39,8 @@ impl Target {
     }
 }
 
-/// The file systems that are asked for, in the order in which they are to be frozen; with none asked for all
-/// that are storage. `all` are the mounts, `storage` those of them that are; `sys` is /sys.
-///
-/// # Errors
-/// NOT_FOUND, INVALID: nothing that could be frozen is mounted at one of these.
-pub fn plan(
-    wanted: &[String],
-    all: &[Mount],
-    storage: Vec<Mount>,
-    sys: &Path,
-) -> Result<Vec<Target>, Failure> {
-    let storage = match wanted {
-        [] => storage,
-        _ => disk::choose(wanted, all, storage)?,
-    };
+/// These file systems in the order in which they are to be frozen. `all` are the mounts; `sys` is /sys.
+pub fn plan(all: &[Mount], storage: Vec<Mount>, sys: &Path) -> Vec<Target> {
     let backings: Vec<Vec<(u32, u32)>> = storage
         .iter()
         .map(|mount| {
@@ -74,25 +60,19 @@ pub fn plan(
     let taken = order
         .into_iter()
         .filter_map(|at| storage.get_mut(at)?.take());
-    Ok(taken
+    taken
         .map(|mount| Target {
             skipped: why_not(&mount),
             mount,
         })
-        .collect())
+        .collect()
 }
 
 fn why_not(mount: &Mount) -> Option<&'static str> {
     match &*mount.filesystem {
-        "btrfs" | "bcachefs" | "ubifs" => {}
-        "zfs" => return Some("zfs cannot be frozen: use its snapshots"),
-        other if is_network(other) => {
-            return Some("a network file system: its server has the disk");
-        }
-        _ if mount.number.0 == 0 => return Some("on no disk of its own"),
-        _ => {}
+        "zfs" => Some("zfs cannot be frozen: use its snapshots"),
+        _ => mount.why_left_out(),
     }
-    (!mount.is_file_system_writable).then_some("read-only")
 }
 
 /// Puts this one into the order, behind all that write to it.
@@ -164,12 +144,17 @@ fn file_system_of(file: &Path, all: &[Mount]) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quantix::error::Code;
+    use crate::telemetry::disk;
+    use quantix::error::{Code, Failure};
 
     fn names(wanted: &[&str], text: &str, sys: &Path) -> Result<Vec<String>, Failure> {
         let (all, storage) = disk::all(text.as_bytes()).unwrap();
         let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
-        let targets = plan(&wanted, &all, storage, sys)?;
+        let chosen = match &wanted[..] {
+            [] => storage,
+            wanted => disk::choose(wanted, &all, storage)?,
+        };
+        let targets = plan(&all, chosen, sys);
         let name = |target: &Target| match target.skipped {
             None => target.mount.name(),
             Some(why) => format!("{}: {why}", target.mount.name()),

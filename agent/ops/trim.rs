@@ -1,26 +1,17 @@
 //! Free blocks, as fstrim(8) tells disks of them, which small images do not have.
 
-use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
-
 use quantix::error::{Failure, system_text};
 use quantix::message::agent::{Trim, TrimMount, TrimReport};
 use quantix::rt::sys::filesystem;
 
-use crate::telemetry::disk::{self, Mount, is_network};
+use crate::telemetry::disk::{self, Mount};
 
 /// Bytes of a file system that are told of at once: between two parts the request can be taken back.
 const PART: u64 = 4 << 30;
 
 /// Trims all that is asked for, one after the other.
 pub fn trim(request: &Trim) -> Result<TrimReport, Failure> {
-    let (all, storage) = disk::mountinfo()
-        .and_then(disk::all)
-        .map_err(|e| Failure::system("read", "/proc/self/mountinfo", &e))?;
-    let chosen = match &request.mount_points[..] {
-        [] => storage,
-        wanted => disk::choose(wanted, &all, storage)?,
-    };
+    let (_, chosen) = disk::wanted(&request.mount_points)?;
     let mounts = chosen.iter().map(|mount| one(mount, request.minimum));
     Ok(TrimReport {
         mounts: mounts.collect(),
@@ -32,17 +23,8 @@ fn one(mount: &Mount, minimum: u64) -> TrimMount {
         mount_point: mount.name(),
         ..Default::default()
     };
-    report.reason = match mount {
-        _ if is_network(&mount.filesystem) => "a network file system: its server has the disk",
-        Mount { number: (0, _), .. } if mount.filesystem != "btrfs" => "on no disk of its own",
-        Mount {
-            is_file_system_writable: false,
-            ..
-        } => "read-only",
-        _ => "",
-    }
-    .to_owned();
-    if !report.reason.is_empty() {
+    if let Some(why) = mount.why_left_out() {
+        why.clone_into(&mut report.reason);
         return report;
     }
     // Addresses of btrfs are its own, and have gaps.
@@ -50,12 +32,7 @@ fn one(mount: &Mount, minimum: u64) -> TrimMount {
         "btrfs" => u64::MAX,
         _ => PART,
     };
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let opened = File::options()
-        .read(true)
-        .custom_flags(flags)
-        .open(&mount.mount_point);
-    let ended = opened.and_then(|file| {
+    let ended = mount.open().and_then(|file| {
         let mut start = 0;
         loop {
             match filesystem::trim(&file, start, part, minimum) {
@@ -73,7 +50,8 @@ fn one(mount: &Mount, minimum: u64) -> TrimMount {
     if let Err(e) = ended {
         report.errno = e.raw_os_error().unwrap_or(0).unsigned_abs();
         report.reason = match e.raw_os_error() {
-            Some(libc::EOPNOTSUPP) => "its disk takes no discards".to_owned(),
+            // The latter where the file system knows no trim at all.
+            Some(libc::EOPNOTSUPP | libc::ENOTTY) => "its disk takes no discards".to_owned(),
             _ => system_text(&e),
         };
     }

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use quantix::error::{Code, Failure};
@@ -41,6 +42,26 @@ impl Mount {
     /// The mount point for messages, with U+FFFD for what is not UTF-8.
     pub fn name(&self) -> String {
         self.mount_point.to_string_lossy().into_owned()
+    }
+
+    /// Why nothing is done to the file system as a whole, if it is one of those.
+    pub fn why_left_out(&self) -> Option<&'static str> {
+        let filesystem = &*self.filesystem;
+        if is_network(filesystem) {
+            Some("a network file system: its server has the disk")
+        } else if self.number.0 == 0 && !ON_SEVERAL.contains(&filesystem) {
+            Some("on no disk of its own")
+        } else {
+            (!self.is_file_system_writable).then_some("read-only")
+        }
+    }
+
+    /// What is at its mount point now, for what is done to a file system as a whole.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn open(&self) -> io::Result<File> {
+        open(&self.mount_point)
     }
 
     /// Asks the file system how full it is. **May block without end.** Errors: those of statvfs(3).
@@ -144,6 +165,21 @@ pub fn all(mountinfo: impl BufRead) -> io::Result<(Vec<Mount>, Vec<Mount>)> {
         consider(mount, 256, &mut storage);
     })?;
     Ok((all, storage))
+}
+
+/// All mounts, and the file systems that are asked for; with none asked for all that are storage.
+///
+/// # Errors
+/// As [`choose`]; /proc is not mounted.
+pub fn wanted(names: &[String]) -> Result<(Vec<Mount>, Vec<Mount>), Failure> {
+    let (all, storage) = mountinfo()
+        .and_then(self::all)
+        .map_err(|e| Failure::system("read", "/proc/self/mountinfo", &e))?;
+    let chosen = match names {
+        [] => storage,
+        names => choose(names, &all, storage)?,
+    };
+    Ok((all, chosen))
 }
 
 /// Those of `storage`, the file systems of [`all`], that are mounted at these mount points, each once.
@@ -306,8 +342,23 @@ const WITHOUT_BLOCK_DEVICE: [&str; 23] = [
 
 const FIRST_NETWORK: usize = 4;
 
+/// On disks of this machine, though the kernel knows no single one.
+const ON_SEVERAL: [&str; 3] = ["btrfs", "bcachefs", "ubifs"];
+
+/// What is at a mount point, whatever it is: nothing is waited for.
+///
+/// # Errors
+/// As open(2).
+pub fn open(mount_point: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    File::options()
+        .read(true)
+        .custom_flags(flags)
+        .open(mount_point)
+}
+
 /// A file system of another machine.
-pub fn is_network(filesystem: &str) -> bool {
+fn is_network(filesystem: &str) -> bool {
     WITHOUT_BLOCK_DEVICE[FIRST_NETWORK..].contains(&filesystem)
 }
 

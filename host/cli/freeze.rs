@@ -10,24 +10,19 @@ use serde_json::{Value, json};
 
 use super::client::unexpected;
 use super::options::Typed;
-use super::render::{plain, span, table};
+use super::render::{given, plain, span, table};
 use super::run::print_json;
-use super::{Trouble, client, print, utf8, vm};
+use super::{Trouble, client, print, vm, vm_and_mounts};
 
 /// `qx-node freeze`
 pub fn freeze(typed: &Typed) -> Result<u8, Trouble> {
-    let [name, mounts @ ..] = &typed.words[..] else {
-        return Err(Trouble::Usage("which VM?".to_owned()));
-    };
-    let name = utf8("the VM's name", name)?;
-    let mounts = mounts.iter().map(|mount| utf8("the mount point", mount));
-    let mount_points = mounts.map(|mount| mount.map(str::to_owned));
+    let (name, mount_points) = vm_and_mounts(typed)?;
     let timeout = typed.number("timeout").map_err(Trouble::Usage)?;
     if timeout == Some(0) {
         return Err(Trouble::Usage("--timeout takes a number from 1".to_owned()));
     }
     let request = Freeze {
-        mount_points: mount_points.collect::<Result<_, _>>()?,
+        mount_points,
         timeout_seconds: timeout.unwrap_or(FREEZE_SECONDS),
         skip_failed: typed.has("skip-failed"),
         skip_hooks: typed.has("no-hooks"),
@@ -162,18 +157,13 @@ pub fn hook_text(hook: &Hook) -> String {
 }
 
 fn to_json(vm: &str, report: &FreezeReport) -> Value {
-    let some = |text: &str| {
-        Some(text)
-            .filter(|text| !text.is_empty())
-            .map(str::to_owned)
-    };
     let mounts = report.mounts.iter().map(|mount| {
         json!({
             "mount_point": mount.mount_point,
             "filesystem": mount.filesystem,
             "device": mount.device,
             "state": word(mount.outcome()),
-            "reason": some(&mount.reason),
+            "reason": given(&mount.reason),
             "errno": Some(mount.errno).filter(|errno| *errno > 0),
         })
     });
@@ -188,7 +178,7 @@ fn to_json(vm: &str, report: &FreezeReport) -> Value {
         },
         "frozen_ms": report.frozen_ms,
         "remaining_ms": report.remaining_ms,
-        "error": some(&report.error),
+        "error": given(&report.error),
         "mounts": mounts.collect::<Vec<_>>(),
         "hooks": hooks.collect::<Vec<_>>(),
     })

@@ -274,6 +274,19 @@ fn vm(typed: &Typed, behind: usize) -> Result<(&str, &[OsString]), Trouble> {
     }
 }
 
+/// The VM, and the mount points behind it, if any.
+fn vm_and_mounts(typed: &Typed) -> Result<(&str, Vec<String>), Trouble> {
+    let [name, mounts @ ..] = &typed.words[..] else {
+        return Err(Trouble::Usage("which VM?".to_owned()));
+    };
+    let mounts = mounts.iter();
+    let mounts = mounts.map(|mount| utf8("the mount point", mount).map(str::to_owned));
+    Ok((
+        utf8("the VM's name", name)?,
+        mounts.collect::<Result<_, _>>()?,
+    ))
+}
+
 /// Whether a socket in the directory can be that of a VM with this name.
 fn check_name(name: &str) -> Result<(), Trouble> {
     if name.contains('/') || vm_of(&format!("{name}{SUFFIX}")).is_none() {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, unexpected};
 use super::options::Typed;
-use super::render::{bytes, pairs, plain, table};
+use super::render::{bytes, or_dash, pairs, plain, table};
 use super::run::print_json;
 use super::{Trouble, client, print, vm};
 
@@ -196,10 +196,6 @@ fn text(network: &Network) -> String {
         "ADDRESSES",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
-    let or_dash = |text: &str| match text {
-        "" => "-".to_owned(),
-        text => plain(text),
-    };
     for one in &network.interfaces {
         let link = link(one);
         let is_primary = network.primary == one.index && network.primary > 0;

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::client::{Client, unexpected};
 use super::options::Typed;
 use super::render::{plain, span};
-use super::run::{list, print_json};
+use super::run::{look, print_json};
 use super::{Trouble, client, print, utf8, vm};
 use crate::daemon::state_word;
 
@@ -61,7 +61,7 @@ fn run(typed: &Typed, action: PowerAction) -> Result<u8, Trouble> {
     }
     let mut client = client(typed)?;
     let before = match waits {
-        true => Some(look(&mut client, name)?),
+        true => Some(look(&mut client, name, false)?),
         false => None,
     };
     // From before it is asked, so that nothing is missed.
@@ -111,15 +111,6 @@ fn said(action: PowerAction, cancel: bool, waited: bool, delay: u32) -> String {
     }
 }
 
-fn look(client: &mut Client, name: &str) -> Result<Vm, Trouble> {
-    let vms = list(client)?.into_iter();
-    let mut vms = vms.filter(|vm| vm.name == name);
-    vms.next().ok_or_else(|| {
-        let why = format!("no VM is named {name:?}; `qx-node vms` lists them");
-        Trouble::Failed(Failure::new(Code::NotFound, why))
-    })
-}
-
 /// A connection of its own for what happens to a VM.
 struct Follower {
     events: Client,
@@ -144,7 +135,7 @@ impl Follower {
     ) -> Result<(), Trouble> {
         let end = clock::now() + patience;
         loop {
-            let seen = look(client, &before.name)?;
+            let seen = look(client, &before.name, false)?;
             if is_done(before, &seen, action) {
                 return Ok(());
             }

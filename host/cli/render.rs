@@ -33,6 +33,19 @@ pub fn pairs(rows: &[(&str, String)]) -> String {
     table(&rows)
 }
 
+/// As [`plain`], for a column where nothing is a dash.
+pub fn or_dash(text: &str) -> String {
+    match text {
+        "" => "-".to_owned(),
+        text => plain(text),
+    }
+}
+
+/// A text for programs: null where there is none.
+pub fn given(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
 /// As [`plain`], of a name, which may be any bytes.
 pub fn plain_bytes(name: &[u8]) -> String {
     let mut out = String::new();

@@ -4,7 +4,7 @@ use quantix::message::agent::{AgentReady, Disk, ExecuteResponse, Interface, Link
 use quantix::message::node::{Behind, PingResult, Vm, VmState};
 use serde_json::{Value, json};
 
-use super::render::{bytes, millis, pairs, plain, span, table};
+use super::render::{bytes, given, millis, pairs, plain, span, table};
 use crate::daemon::{state_text, state_word};
 
 fn state(vm: &Vm) -> String {
@@ -171,7 +171,7 @@ pub fn vm_json(vm: &Vm) -> Value {
             "architecture": ready.architecture,
             "hostname": ready.hostname,
             "ip_addresses": ready.ip_addresses,
-            "primary_address": Some(&ready.primary_address).filter(|text| !text.is_empty()),
+            "primary_address": given(&ready.primary_address),
             "capabilities": ready.capabilities,
             "frozen": ready.frozen,
         })

@@ -32,18 +32,11 @@ pub fn info(typed: &Typed) -> Result<u8, Trouble> {
         // The private daemon has only just begun to connect.
         ping_once(&mut client, name)?;
     }
-    let list = list(&mut client)?;
-    let found = list
-        .iter()
-        .find(|vm| vm.name == name || typed.has("direct"))
-        .ok_or_else(|| {
-            let why = format!("no VM is named {name:?}; `qx-node vms` lists them");
-            Trouble::Failed(Failure::new(Code::NotFound, why))
-        })?;
+    let found = look(&mut client, name, typed.has("direct"))?;
     if typed.has("json") {
-        return print_json(&report::vm_json(found));
+        return print_json(&report::vm_json(&found));
     }
-    print(&report::vm_details(found))
+    print(&report::vm_details(&found))
 }
 
 /// `qx-node ping`
@@ -97,6 +90,15 @@ pub fn telemetry(typed: &Typed) -> Result<u8, Trouble> {
             print("\n")?;
         }
     }
+}
+
+/// What the daemon knows of one; of the only one there is, if it is `private`.
+pub fn look(client: &mut Client, name: &str, private: bool) -> Result<node::Vm, Trouble> {
+    let mut vms = list(client)?.into_iter();
+    vms.find(|vm| vm.name == name || private).ok_or_else(|| {
+        let why = format!("no VM is named {name:?}; `qx-node vms` lists them");
+        Trouble::Failed(Failure::new(Code::NotFound, why))
+    })
 }
 
 /// All VMs that the daemon knows.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, unexpected};
 use super::options::Typed;
-use super::render::{bytes, pairs, plain, span, table};
+use super::render::{bytes, given, or_dash, pairs, plain, span, table};
 use super::run::print_json;
 use super::{Trouble, client, print, utf8, vm};
 
@@ -158,19 +158,11 @@ fn text(all: &[Service]) -> String {
         rows.push(vec![
             plain(&one.name),
             plain(&one.detail),
-            dash(&one.enabled),
+            or_dash(&one.enabled),
             plain(&one.description),
         ]);
     }
     table(&rows)
-}
-
-fn dash(word: &str) -> String {
-    if word.is_empty() {
-        "-".to_owned()
-    } else {
-        plain(word)
-    }
 }
 
 fn details(of: &Service, report: &ServiceReport) -> String {
@@ -206,7 +198,6 @@ fn details(of: &Service, report: &ServiceReport) -> String {
 }
 
 fn to_json(vm: &str, manager: &str, of: &Service) -> Value {
-    let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     json!({
         "vm": vm,
         "manager": manager,

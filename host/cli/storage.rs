@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::client::{Client, unexpected};
 use super::options::Typed;
-use super::render::{bytes, plain, table};
+use super::render::{bytes, given, or_dash, plain, table};
 use super::report::{disk_json, disk_table};
 use super::run::print_json;
-use super::{Trouble, client, print, utf8, vm};
+use super::{Trouble, client, print, vm, vm_and_mounts};
 
 /// `qx-node disks`
 pub fn disks(typed: &Typed) -> Result<u8, Trouble> {
@@ -51,13 +51,6 @@ fn filesystems(client: &mut Client, name: &str) -> Result<Vec<Disk>, Trouble> {
     }
 }
 
-fn or_dash(text: &str) -> String {
-    match text {
-        "" => "-".to_owned(),
-        text => plain(text),
-    }
-}
-
 fn device_table(devices: &[BlockDevice]) -> String {
     let head = ["DISK", "SIZE", "ADDRESS", "SERIAL", "MODEL", "FLAGS"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
@@ -81,36 +74,27 @@ fn device_table(devices: &[BlockDevice]) -> String {
 }
 
 fn device_json(device: &BlockDevice) -> Value {
-    let some = |text: &str| {
-        Some(text)
-            .filter(|text| !text.is_empty())
-            .map(str::to_owned)
-    };
     json!({
         "name": device.name,
         "size": device.size,
-        "model": some(&device.model),
-        "serial": some(&device.serial),
-        "address": some(&device.address),
+        "model": given(&device.model),
+        "serial": given(&device.serial),
+        "address": given(&device.address),
         "read_only": device.read_only,
         "discards": device.discards,
-        "parent": some(&device.parent),
+        "parent": given(&device.parent),
     })
 }
 
-/// Of a disk that takes no discards (errno(3)).
+/// Of a disk that takes no discards, and of a file system that knows none (errno(3)).
 const EOPNOTSUPP: u32 = 95;
+const ENOTTY: u32 = 25;
 
 /// `qx-node trim`
 pub fn trim(typed: &Typed) -> Result<u8, Trouble> {
-    let [name, mounts @ ..] = &typed.words[..] else {
-        return Err(Trouble::Usage("which VM?".to_owned()));
-    };
-    let name = utf8("the VM's name", name)?;
-    let mounts = mounts.iter().map(|mount| utf8("the mount point", mount));
-    let mount_points = mounts.map(|mount| mount.map(str::to_owned));
+    let (name, mount_points) = vm_and_mounts(typed)?;
     let request = Trim {
-        mount_points: mount_points.collect::<Result<_, _>>()?,
+        mount_points,
         minimum: typed
             .number("minimum")
             .map_err(Trouble::Usage)?
@@ -129,7 +113,7 @@ pub fn trim(typed: &Typed) -> Result<u8, Trouble> {
             json!({
                 "mount_point": mount.mount_point,
                 "trimmed": mount.trimmed,
-                "reason": Some(&mount.reason).filter(|reason| !reason.is_empty()),
+                "reason": given(&mount.reason),
                 "errno": Some(mount.errno).filter(|errno| *errno > 0),
             })
         });
@@ -151,7 +135,7 @@ pub fn trim(typed: &Typed) -> Result<u8, Trouble> {
     }
     // Of all mounts those that cannot be are left out; of those that were named each is meant.
     let failed = report.mounts.iter().find(|mount| {
-        let is_unable = matches!(mount.errno, 0 | EOPNOTSUPP);
+        let is_unable = matches!(mount.errno, 0 | EOPNOTSUPP | ENOTTY);
         !mount.reason.is_empty() && (named || !is_unable)
     });
     match failed {

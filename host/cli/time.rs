@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, unexpected};
 use super::options::Typed;
-use super::render::plain;
+use super::render::{given, plain};
 use super::run::print_json;
 use super::{Trouble, client, print, utf8, vm};
 
@@ -141,7 +141,6 @@ fn text(found: &Reading) -> String {
 
 fn to_json(vm: &str, found: &Reading) -> Value {
     let seconds = |time: Timestamp| time.seconds as f64 + f64::from(time.nanos) / 1e9;
-    let problem = Some(&found.report.rtc_problem).filter(|text| !text.is_empty());
     json!({
         "vm": vm,
         "guest": found.report.now.map(seconds),
@@ -149,6 +148,6 @@ fn to_json(vm: &str, found: &Reading) -> Value {
         "ahead_seconds": found.ahead_ns as f64 / 1e9,
         "uncertainty_seconds": found.within_ns as f64 / 1e9,
         "rtc": found.report.rtc.map(|time| time.seconds),
-        "rtc_problem": problem,
+        "rtc_problem": given(&found.report.rtc_problem),
     })
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::client::unexpected;
 use super::options::Typed;
-use super::render::{iso_time, plain, table};
+use super::render::{given, iso_time, or_dash, plain, table};
 use super::run::print_json;
 use super::{Trouble, client, print, vm};
 
@@ -45,12 +45,11 @@ fn since(user: &LoggedIn) -> i64 {
 }
 
 fn to_json(vm: &str, user: &LoggedIn) -> Value {
-    let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     json!({
         "vm": vm,
         "user": user.name,
-        "terminal": some(&user.terminal),
-        "from": some(&user.host),
+        "terminal": given(&user.terminal),
+        "from": given(&user.host),
         "since": since(user),
         "pid": user.pid,
     })
@@ -60,17 +59,13 @@ fn text(users: &[LoggedIn]) -> String {
     if users.is_empty() {
         return "nobody is logged in\n".to_owned();
     }
-    let some = |text: &str| match text {
-        "" => "-".to_owned(),
-        text => plain(text),
-    };
     let head = ["USER", "TERMINAL", "FROM", "SINCE", "PID"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for user in users {
         rows.push(vec![
             plain(&user.name),
-            some(&user.terminal),
-            some(&user.host),
+            or_dash(&user.terminal),
+            or_dash(&user.host),
             iso_time(since(user)),
             user.pid.to_string(),
         ]);
