@@ -259,7 +259,7 @@ fn keys_are_added_listed_and_removed_as_their_user() {
         "root: 1 key added"
     );
     assert_eq!(
-        sh("stat -c '%a %u:%g' /root/.ssh/authorized_keys"),
+        sh("cd ~root/.ssh && stat -c '%a %u:%g' authorized_keys"),
         "600 0:0"
     );
 }
