@@ -24,9 +24,10 @@ demo: ## boot a VM with the agent, start the daemon, show every command
 demo-stop: ## stop what `make demo` left running
 	@tests/vm/demo.sh stop
 
-test: ## install what the tests need, run them all
+test: ## install what the tests need, run them all; in a real VM what ships
 	tests/vm/install.sh
-	RUST_TEST_THREADS=$(THREADS) cargo test
+	cargo build --release
+	QX_TEST_RELEASE=1 RUST_TEST_THREADS=$(THREADS) cargo test
 
 bench: ## size, memory, wake-ups, round trips and throughput in a VM
 	tests/vm/install.sh
@@ -53,11 +54,11 @@ fuzz: ## random inputs that learn from the code's paths; SECONDS=N for each targ
 	@tests/fuzz/run.sh $(SECONDS)
 
 fmt: ## format the sources
-	cargo fmt
+	cargo fmt --all
 
 lint: ## what .ci/run checks before the tests
-	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
 
 clean: demo-stop ## remove everything that was made
 	cargo clean

@@ -24,6 +24,10 @@ mod users;
 use std::io::Write;
 use std::process::ExitCode;
 
+// Linked for its symbols, into what ships: a build without optimization needs more of glibc than is left.
+#[cfg(not(any(test, debug_assertions)))]
+use quantix_glibc as _;
+
 fn main() -> ExitCode {
     let options = match cli::parse() {
         Ok(cli::Command::Run(options)) => options,

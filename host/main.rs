@@ -10,6 +10,10 @@ mod stream;
 
 use std::process::ExitCode;
 
+// Linked for its symbols, into what ships: a build without optimization needs more of glibc than is left.
+#[cfg(not(any(test, debug_assertions)))]
+use quantix_glibc as _;
+
 fn main() -> ExitCode {
     cli::main()
 }

@@ -5,7 +5,6 @@ pub mod clock;
 pub mod entropy;
 pub mod fd;
 pub mod filesystem;
-mod glibc;
 pub mod inotify;
 pub mod netlink;
 pub mod pass;
