@@ -56,6 +56,9 @@ const CAPABILITIES: &[&str] = &[
     "kill_process",
     "list_services",
     "service_control",
+    "get_hardware",
+    "set_online",
+    "list_packages",
 ];
 
 const PORT: Token = Token(0);

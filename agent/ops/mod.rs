@@ -1,9 +1,11 @@
 //! What an operator does to a guest, a kind of request a file. Each is done in a child of its own, which
 //! may block, and answers once.
 
+mod hardware;
 mod keys;
 mod name;
 mod network;
+mod packages;
 mod password;
 mod processes;
 mod restored;
@@ -58,6 +60,16 @@ fn answer(request: &Body) -> Result<Body, Failure> {
             services::control(request).map(Body::ServiceControlResponse)
         }
         Body::GetStorage(_) => Ok(Body::Storage(storage::devices(Path::new("/sys")))),
+        Body::GetHardware(_) => Ok(Body::Hardware(hardware::report(
+            Path::new("/sys"),
+            Path::new("/proc"),
+        ))),
+        Body::SetOnline(request) => {
+            hardware::set_online(request, Path::new("/sys")).map(Body::OnlineReport)
+        }
+        Body::ListPackages(request) => {
+            packages::list(request, Path::new("/")).map(Body::PackageList)
+        }
         Body::Restored(request) => Ok(Body::RestoredResponse(restored::restored(request))),
         Body::Trim(request) => trim::trim(request).map(Body::TrimResponse),
         _ => {

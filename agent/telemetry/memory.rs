@@ -1,6 +1,8 @@
-//! Memory and swap: /proc/meminfo (proc_meminfo(5)).
+//! Memory and swap: /proc/meminfo (proc_meminfo(5)), and what is paged: /proc/vmstat (proc_vmstat(5)).
 
-use super::{number, read as read_file};
+use quantix::rt::sys::process::page_size;
+
+use super::{fields, number, read as read_file};
 
 /// Memory in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +18,49 @@ pub struct Memory {
 pub struct Swap {
     pub total: u64,
     pub used: u64,
+}
+
+/// Since boot; in bytes where nothing else is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paging {
+    pub swapped_in: u64,
+    pub swapped_out: u64,
+    /// How often a page had to come from a disk.
+    pub major_faults: u64,
+    /// How often a process had to die for memory.
+    pub oom_kills: u64,
+    /// At present. 0 where the kernel has no balloon.
+    pub ballooned: u64,
+}
+
+/// Reads the text of /proc/vmstat, which counts in pages of so many bytes; 0 for what is missing.
+pub fn paging(vmstat: &[u8], page: u64) -> Paging {
+    let mut found = Paging::default();
+    let (mut inflated, mut deflated) = (0, 0);
+    for line in vmstat.split(|b| *b == b'\n') {
+        let mut fields = fields(line);
+        let Some(place) = fields.next().and_then(|name| match name {
+            b"pswpin" => Some(&mut found.swapped_in),
+            b"pswpout" => Some(&mut found.swapped_out),
+            b"pgmajfault" => Some(&mut found.major_faults),
+            b"oom_kill" => Some(&mut found.oom_kills),
+            b"balloon_inflate" => Some(&mut inflated),
+            b"balloon_deflate" => Some(&mut deflated),
+            _ => None,
+        }) else {
+            continue;
+        };
+        *place = fields.next().and_then(number::<u64>).unwrap_or(0);
+    }
+    found.swapped_in = found.swapped_in.saturating_mul(page);
+    found.swapped_out = found.swapped_out.saturating_mul(page);
+    found.ballooned = inflated.saturating_sub(deflated).saturating_mul(page);
+    found
+}
+
+/// Reads /proc/vmstat; zeros where that fails.
+pub fn read_paging(buffer: &mut Vec<u8>) -> Paging {
+    paging(read_file("/proc/vmstat", VMSTAT, buffer), page_size())
 }
 
 /// Reads the text of /proc/meminfo; sizes in bytes, 0 for what is missing or no number.
@@ -63,6 +108,9 @@ fn bytes(meminfo: &[u8], key: &[u8]) -> Option<u64> {
 /// The file is 1.5 kB; what is wanted stands in the first third.
 const LIMIT: u64 = 4096;
 
+/// The file is 4 kB.
+const VMSTAT: u64 = 16 * 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +131,28 @@ mod tests {
                 total: 2_097_148 * 1024,
                 used: 97_148 * 1024
             }
+        );
+    }
+
+    #[test]
+    fn what_is_paged_is_counted_in_bytes() {
+        let text = b"nr_free_pages 1\npswpin 2\npswpout 3\npgmajfault 40\noom_kill 1\n\
+            balloon_inflate 100\nballoon_deflate 36\nballoon_migrate 7\n";
+        let found = Paging {
+            swapped_in: 8192,
+            swapped_out: 12_288,
+            major_faults: 40,
+            oom_kills: 1,
+            ballooned: 64 * 4096,
+        };
+        assert_eq!(paging(text, 4096), found);
+        assert_eq!(paging(b"", 4096), Paging::default());
+        // Counters that run over, or are none.
+        let text = b"pswpin 18446744073709551615\npswpout -1\nballoon_deflate 5\n";
+        let found = paging(text, 4096);
+        assert_eq!(
+            (found.swapped_in, found.swapped_out, found.ballooned),
+            (u64::MAX, 0, 0)
         );
     }
 

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod memory;
 pub mod network;
 pub mod os;
+pub mod pressure;
 
 use std::fs::File;
 use std::io::Read;
@@ -45,6 +46,7 @@ impl Sampler {
         let cpu_usage_percent = cpu::usage_percent(self.cpu, now);
         self.cpu = now;
         let (memory, swap) = memory::read(buffer);
+        let paging = memory::read_paging(buffer);
         let load = os::load_averages(buffer);
         Telemetry {
             cpu_usage_percent,
@@ -59,6 +61,12 @@ impl Sampler {
             process_count: os::process_count(),
             uptime_seconds: os::uptime_seconds(),
             hostname: os::hostname(),
+            pressures: pressure::read(buffer),
+            swapped_in: paging.swapped_in,
+            swapped_out: paging.swapped_out,
+            major_faults: paging.major_faults,
+            oom_kills: paging.oom_kills,
+            ballooned: paging.ballooned,
             ..Telemetry::default()
         }
     }
@@ -94,8 +102,8 @@ fn fields(line: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|field| !field.is_empty())
 }
 
-/// Enough for what is read in each sample, so that it never grows: /proc/meminfo is 1.5 kB.
-const BUFFER: usize = 4096;
+/// Enough for what is read in each sample, so that it never grows: /proc/vmstat is 4 kB, and more with every kernel.
+const BUFFER: usize = 8192;
 
 #[cfg(test)]
 mod tests {

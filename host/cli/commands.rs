@@ -304,6 +304,42 @@ pub const COMMANDS: &[Command] = &[
         ],
     },
     Command {
+        name: "hardware",
+        usage: "VM",
+        about: "show what the guest runs on: machine, CPUs, memory, disks, network cards",
+        options: &[JSON, CONTROL, DIRECT],
+    },
+    Command {
+        name: "cpus",
+        usage: "VM",
+        about: "list the guest's CPUs, or take some online or offline",
+        options: &[
+            option("online", "NUMBERS", "take these online, as 1,3-5, or all"),
+            option("offline", "NUMBERS", "take these offline"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "memory",
+        usage: "VM",
+        about: "list the guest's blocks of memory, or take some online or offline",
+        options: &[
+            option("online", "NUMBERS", "take these online, as 1,3-5, or all"),
+            option("offline", "NUMBERS", "take these offline"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
+        name: "packages",
+        usage: "VM [WORD...]",
+        about: "list what is installed in the guest, or that with a word in its name",
+        options: &[JSON, CONTROL, DIRECT],
+    },
+    Command {
         name: "disks",
         usage: "VM",
         about: "list the guest's disks, and its file systems with what is free",
@@ -533,6 +569,10 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         &["ps", "signal", "services", "service", "logs"],
     ),
     ("Network", &["network", "ip", "hostname"]),
+    (
+        "Hardware and software",
+        &["hardware", "cpus", "memory", "packages"],
+    ),
     ("Disks", &["disks", "trim"]),
     (
         "Snapshots",

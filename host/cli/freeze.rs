@@ -12,11 +12,11 @@ use super::client::unexpected;
 use super::options::Typed;
 use super::render::{given, plain, span, table};
 use super::run::print_json;
-use super::{Trouble, client, print, vm, vm_and_mounts};
+use super::{Trouble, client, print, vm, vm_and_words};
 
 /// `qx-node freeze`
 pub fn freeze(typed: &Typed) -> Result<u8, Trouble> {
-    let (name, mount_points) = vm_and_mounts(typed)?;
+    let (name, mount_points) = vm_and_words(typed, "the mount point")?;
     let timeout = typed.number("timeout").map_err(Trouble::Usage)?;
     if timeout == Some(0) {
         return Err(Trouble::Usage("--timeout takes a number from 1".to_owned()));

@@ -8,6 +8,7 @@ mod doctor;
 mod events;
 mod exec;
 mod freeze;
+mod hardware;
 mod jobs;
 mod keys;
 mod live;
@@ -15,6 +16,7 @@ mod logs;
 mod names;
 mod network;
 mod options;
+mod packages;
 mod passwd;
 mod power;
 mod processes;
@@ -165,6 +167,10 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "thaw" => freeze::thaw(typed),
         "freeze-status" => freeze::status(typed),
         "restored" => restored::restored(typed),
+        "hardware" => hardware::hardware(typed),
+        "cpus" => hardware::cpus(typed),
+        "memory" => hardware::memory(typed),
+        "packages" => packages::packages(typed),
         "disks" => storage::disks(typed),
         "trim" => storage::trim(typed),
         "time" => time::time(typed),
@@ -274,16 +280,16 @@ fn vm(typed: &Typed, behind: usize) -> Result<(&str, &[OsString]), Trouble> {
     }
 }
 
-/// The VM, and the mount points behind it, if any.
-fn vm_and_mounts(typed: &Typed) -> Result<(&str, Vec<String>), Trouble> {
-    let [name, mounts @ ..] = &typed.words[..] else {
+/// The VM, and the words behind it, if any, each of which is `what`.
+fn vm_and_words<'a>(typed: &'a Typed, what: &str) -> Result<(&'a str, Vec<String>), Trouble> {
+    let [name, words @ ..] = &typed.words[..] else {
         return Err(Trouble::Usage("which VM?".to_owned()));
     };
-    let mounts = mounts.iter();
-    let mounts = mounts.map(|mount| utf8("the mount point", mount).map(str::to_owned));
+    let words = words.iter();
+    let words = words.map(|word| utf8(what, word).map(str::to_owned));
     Ok((
         utf8("the VM's name", name)?,
-        mounts.collect::<Result<_, _>>()?,
+        words.collect::<Result<_, _>>()?,
     ))
 }
 

@@ -97,7 +97,7 @@ fn global(network: &Network, primary: &str, only_v6: bool) -> Vec<String> {
 }
 
 /// All of it, in as many answers as it takes.
-fn ask(client: &mut Client, name: &str, all: bool) -> Result<Network, Trouble> {
+pub fn ask(client: &mut Client, name: &str, all: bool) -> Result<Network, Trouble> {
     let mut whole: Option<Network> = None;
     let mut after = 0;
     loop {
@@ -143,11 +143,13 @@ fn kind(of: &NetworkInterface) -> &'static str {
     }
 }
 
-fn link(of: &NetworkInterface) -> Interface {
+/// What telemetry has of it.
+pub fn link(of: &NetworkInterface) -> Interface {
     of.link.clone().unwrap_or_default()
 }
 
-fn state(of: &NetworkInterface) -> &'static str {
+/// In a word.
+pub fn state(of: &NetworkInterface) -> &'static str {
     match link(of).state() {
         _ if !of.enabled => "off",
         LinkState::Up => "up",

@@ -1,6 +1,8 @@
 //! What is shown of VMs, pings, telemetry and commands: for people and as JSON.
 
-use quantix::message::agent::{AgentReady, Disk, ExecuteResponse, Interface, LinkState, Telemetry};
+use quantix::message::agent::{
+    AgentReady, Disk, ExecuteResponse, Interface, LinkState, Pressure, Telemetry,
+};
 use quantix::message::node::{Behind, PingResult, Vm, VmState};
 use serde_json::{Value, json};
 
@@ -268,6 +270,9 @@ pub fn telemetry_text(t: &Telemetry, age_ms: u64) -> String {
         ("Processes", t.process_count.to_string()),
         ("Memory", used(t.memory_used, t.memory_total)),
         ("Swap", used(t.swap_used, t.swap_total)),
+        ("Paged", paged(t)),
+        ("Balloon", balloon(t.ballooned)),
+        ("Waiting", waiting(t)),
         ("Stuck", plain(&t.stuck_mounts.join(", "))),
         ("Age", format!("{:.1} s", age_ms as f64 / 1000.0)),
     ]);
@@ -289,6 +294,54 @@ pub fn telemetry_text(t: &Telemetry, age_ms: u64) -> String {
         text += &format!("\n{}", table(&rows));
     }
     text
+}
+
+/// Of what was swapped since boot, and what came of it; nothing for a guest that never did.
+fn paged(t: &Telemetry) -> String {
+    let swapped = t.swapped_in.saturating_add(t.swapped_out) > 0;
+    let mut words = Vec::new();
+    if swapped {
+        let (read, written) = (bytes(t.swapped_in), bytes(t.swapped_out));
+        words.push(format!("{read} in, {written} out since boot"));
+    }
+    match t.oom_kills {
+        0 => {}
+        1 => words.push("1 process killed for memory".to_owned()),
+        count => words.push(format!("{count} processes killed for memory")),
+    }
+    words.join("; ")
+}
+
+fn balloon(ballooned: u64) -> String {
+    match ballooned {
+        0 => String::new(),
+        taken => format!("has taken {}", bytes(taken)),
+    }
+}
+
+/// The shares of the last minute in which some task waited.
+fn waiting(t: &Telemetry) -> String {
+    let shares = t.pressures.iter().map(|pressure| {
+        let name = match &*pressure.resource {
+            "cpu" => "CPU",
+            "io" => "disks",
+            other => other,
+        };
+        format!("{:.1} % for {}", pressure.some_60, plain(name))
+    });
+    shares.collect::<Vec<_>>().join(", ")
+}
+
+fn pressure_json(of: &Pressure) -> Value {
+    json!({
+        "resource": of.resource,
+        "some_10": of.some_10,
+        "some_60": of.some_60,
+        "some_us": of.some_us,
+        "full_10": of.full_10,
+        "full_60": of.full_60,
+        "full_us": of.full_us,
+    })
 }
 
 /// File systems, with what is free.
@@ -385,6 +438,14 @@ pub fn telemetry_json(name: &str, t: &Telemetry, age_ms: u64) -> Value {
             "available": t.memory_available,
         },
         "swap": { "total": t.swap_total, "used": t.swap_used },
+        "paging": {
+            "swapped_in": t.swapped_in,
+            "swapped_out": t.swapped_out,
+            "major_faults": t.major_faults,
+            "oom_kills": t.oom_kills,
+        },
+        "ballooned": t.ballooned,
+        "pressures": t.pressures.iter().map(pressure_json).collect::<Vec<_>>(),
         "disks": disks.collect::<Vec<_>>(),
         "interfaces": interfaces.collect::<Vec<_>>(),
         "coalesced": t.coalesced,

@@ -11,7 +11,7 @@ use super::options::Typed;
 use super::render::{bytes, given, or_dash, plain, table};
 use super::report::{disk_json, disk_table};
 use super::run::print_json;
-use super::{Trouble, client, print, vm, vm_and_mounts};
+use super::{Trouble, client, print, vm, vm_and_words};
 
 /// `qx-node disks`
 pub fn disks(typed: &Typed) -> Result<u8, Trouble> {
@@ -51,7 +51,8 @@ fn filesystems(client: &mut Client, name: &str) -> Result<Vec<Disk>, Trouble> {
     }
 }
 
-fn device_table(devices: &[BlockDevice]) -> String {
+/// Disks, each with its partitions behind it.
+pub fn device_table(devices: &[BlockDevice]) -> String {
     let head = ["DISK", "SIZE", "ADDRESS", "SERIAL", "MODEL", "FLAGS"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for device in devices {
@@ -73,7 +74,8 @@ fn device_table(devices: &[BlockDevice]) -> String {
     table(&rows)
 }
 
-fn device_json(device: &BlockDevice) -> Value {
+/// The same for programs.
+pub fn device_json(device: &BlockDevice) -> Value {
     json!({
         "name": device.name,
         "size": device.size,
@@ -92,7 +94,7 @@ const ENOTTY: u32 = 25;
 
 /// `qx-node trim`
 pub fn trim(typed: &Typed) -> Result<u8, Trouble> {
-    let (name, mount_points) = vm_and_mounts(typed)?;
+    let (name, mount_points) = vm_and_words(typed, "the mount point")?;
     let request = Trim {
         mount_points,
         minimum: typed

@@ -161,7 +161,8 @@ impl Daemon {
                 | Body::WriteFile(_)
                 | Body::ReadTree(_)
                 | Body::WriteTree(_)
-                | Body::Trim(_),
+                | Body::Trim(_)
+                | Body::SetOnline(_),
             ) => None,
             Some(Body::ServiceControl(control)) => {
                 let asked = match control.timeout_seconds {
@@ -185,7 +186,9 @@ impl Daemon {
                 | Body::ListProcesses(_)
                 | Body::KillProcess(_)
                 | Body::ListServices(_)
-                | Body::GetStorage(_),
+                | Body::GetStorage(_)
+                | Body::GetHardware(_)
+                | Body::ListPackages(_),
             ) => Some(QUESTION),
             Some(Body::Freeze(freeze)) => {
                 let seconds = match freeze.timeout_seconds {

@@ -717,6 +717,7 @@ fn telemetry() -> agent::Telemetry {
             rx_packets: 1_200,
             tx_packets: 900,
         }],
+        ..Default::default()
     }
 }
 

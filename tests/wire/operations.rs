@@ -1,9 +1,10 @@
 //! What an operator does to a guest.
 
 use quantix::message::agent::{
-    Freeze, FreezeMount, FreezeOutcome, FreezeReport, FreezeState, Hook, PowerAction, Restored,
-    RestoredReport, RestoredStep, SetPassword, Shutdown, ShutdownResponse, SyncTime, Thaw,
-    TimeReport, Timestamp, Trim, TrimMount, TrimReport,
+    Cpu, Freeze, FreezeMount, FreezeOutcome, FreezeReport, FreezeState, GetHardware, Hardware,
+    HardwareKind, Hook, ListPackages, MemoryBlocks, Numbers, OnlineFailure, OnlineReport, Package,
+    PackageList, PowerAction, Restored, RestoredReport, RestoredStep, SetOnline, SetPassword,
+    Shutdown, ShutdownResponse, SyncTime, Thaw, TimeReport, Timestamp, Trim, TrimMount, TrimReport,
 };
 use quantix::message::{Body, message};
 
@@ -97,6 +98,89 @@ pub fn all() -> Vec<Golden> {
                     trimmed: 5 << 30,
                     ..Default::default()
                 }],
+            }),
+        ),
+        (
+            "get_hardware",
+            "Host to guest: what it runs on.",
+            Body::GetHardware(GetHardware {}),
+        ),
+        (
+            "hardware",
+            "Guest to host: a machine with two CPUs and 512 MiB, one of each not in use.",
+            Body::Hardware(Hardware {
+                vendor: "QEMU".into(),
+                cpu_model: "QEMU Virtual CPU".into(),
+                cpus: vec![
+                    Cpu {
+                        online: true,
+                        fixed: true,
+                        ..Default::default()
+                    },
+                    Cpu {
+                        id: 1,
+                        ..Default::default()
+                    },
+                ],
+                memory_block: 128 << 20,
+                memory: vec![
+                    MemoryBlocks {
+                        count: 3,
+                        online: true,
+                        ..Default::default()
+                    },
+                    MemoryBlocks {
+                        first: 32,
+                        count: 1,
+                        ..Default::default()
+                    },
+                ],
+                ..Default::default()
+            }),
+        ),
+        (
+            "set_online",
+            "Host to guest: takes CPUs 1 to 3 online.",
+            Body::SetOnline(SetOnline {
+                kind: HardwareKind::Cpu.into(),
+                online: true,
+                numbers: vec![Numbers { first: 1, last: 3 }],
+            }),
+        ),
+        (
+            "online_report",
+            "Guest to host: two went, one did not.",
+            Body::OnlineReport(OnlineReport {
+                changed: 2,
+                failed: 1,
+                failures: vec![OnlineFailure {
+                    id: 3,
+                    reason: "Input/output error".into(),
+                    errno: 5,
+                }],
+                ..Default::default()
+            }),
+        ),
+        (
+            "list_packages",
+            "Host to guest: those behind the last one that it had.",
+            Body::ListPackages(ListPackages {
+                after: "bash 5.2.15-2+b9 amd64".into(),
+            }),
+        ),
+        (
+            "package_list",
+            "Guest to host: one, the last there is.",
+            Body::PackageList(PackageList {
+                manager: "dpkg".into(),
+                packages: vec![Package {
+                    name: "zlib1g".into(),
+                    version: "1:1.2.13.dfsg-1".into(),
+                    architecture: "amd64".into(),
+                    size: 171_008,
+                    ..Default::default()
+                }],
+                ..Default::default()
             }),
         ),
         (
