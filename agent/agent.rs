@@ -25,6 +25,7 @@ use crate::disks::Disks;
 use crate::freeze::{self, Freezing};
 use crate::job::Jobs;
 use crate::links::Links;
+use crate::orphan::Orphan;
 use crate::port::{Moved, Opened, Port};
 use crate::power::Power;
 use crate::telemetry::{Sampler, os};
@@ -70,6 +71,7 @@ const DISKS: Token = Token(5);
 const FREEZER: Token = Token(6);
 const CHANGES: Token = Token(7);
 const LINKS: Token = Token(8);
+const ORPHAN: Token = Token(9);
 const FIRST_JOB: usize = 16;
 
 /// Reads from the port in one turn, each of at most 4 KiB: nothing else waits longer than that.
@@ -91,6 +93,7 @@ pub struct Agent {
     sampler: Sampler,
     disks: Disks,
     links: Links,
+    orphan: Orphan,
     changes: Changes,
     ready: agent::AgentReady,
     /// When the next report is due; `None` without a session.
@@ -154,6 +157,7 @@ impl Agent {
             sampler: Sampler::new(),
             disks: Disks::new(DISKS),
             links: Links::new(LINKS),
+            orphan: Orphan::new(clock::now(), ORPHAN),
             changes: Changes::new(CHANGES),
             ready: os::ready(quantix::VERSION, CAPABILITIES),
             report_at: None,
@@ -197,6 +201,7 @@ impl Agent {
                     UEVENTS => self.on_uevents(),
                     DISKS => self.on_disks(),
                     LINKS => self.on_links(now),
+                    ORPHAN => self.orphan.on_ready(),
                     FREEZER => self.freezing.on_ready(),
                     CHANGES => self.changes.on_ready(now, self.poll.registry()),
                     TERMINATE | RELOAD | CHILD => {
@@ -227,6 +232,7 @@ impl Agent {
             self.jobs.poll_timeout(),
             self.disks.poll_timeout(),
             self.links.poll_timeout(),
+            self.orphan.poll_timeout(),
             self.changes.poll_timeout(),
             self.freezing.poll_timeout(),
             self.report_at,
@@ -243,6 +249,7 @@ impl Agent {
         self.guest.handle_timeout(now);
         self.jobs.on_timeout(now);
         self.freezing.on_timeout(now, self.poll.registry());
+        self.orphan.on_timeout(now);
         if self.disks.on_timeout(now) | self.links.on_timeout(now) {
             self.report();
         }
@@ -431,8 +438,9 @@ impl Agent {
         self.report_at = Some(now + self.interval());
         self.reporting = true;
         self.links.begin(now, self.poll.registry());
-        // What is frozen is not asked.
+        // What is frozen is not asked; process 1 may wait for it.
         if !self.freezing.is_active() {
+            self.orphan.begin(now, self.poll.registry());
             self.disks.begin(now, self.poll.registry());
         }
         self.report();
@@ -463,6 +471,7 @@ impl Agent {
             .interfaces
             .clone_from(&self.links.known().interfaces);
         (telemetry.disks, telemetry.stuck_mounts) = self.disks.results();
+        telemetry.init_hangs = self.orphan.is_left() && !self.freezing.is_active();
         telemetry.coalesced = self.guest.coalesced();
         self.guest.report(telemetry);
     }

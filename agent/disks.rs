@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mio::{Registry, Token};
 use prost::Message;
+use quantix::error::system_text;
 use quantix::message::agent::Disk;
 use quantix::rt::sys::process::{self, Pid, Signal};
 use quantix::time::Time;
@@ -134,7 +135,13 @@ const MAX_BYTES: usize = 128 * 1024;
 fn measure(mounts: &[Mount], mut pipe: &File) -> i32 {
     use std::io::Write;
     for mount in mounts {
-        let disk = mount.measure().unwrap_or_default();
+        // The first answers from memory where the disk is local.
+        let mut disk = mount.measure().unwrap_or_default();
+        if let Err(e) = mount.read_block()
+            && !disk.mount_point.is_empty()
+        {
+            disk.problem = system_text(&e);
+        }
         if pipe
             .write_all(&disk.encode_length_delimited_to_vec())
             .is_err()

@@ -15,6 +15,7 @@ mod links;
 mod names;
 mod network;
 mod ops;
+mod orphan;
 mod port;
 mod power;
 mod probe;

@@ -20,6 +20,7 @@ pub struct Options {
     pub log: Target,
     pub level: Level,
     pub time_sync: TimeSync,
+    pub watchdog: bool,
 }
 
 /// Serves until SIGTERM.
@@ -54,6 +55,7 @@ pub fn serve(options: Options) -> Result<(), String> {
     )
     .and_then(|mut daemon| {
         daemon.time_sync = options.time_sync;
+        daemon.watchdog = options.watchdog;
         daemon.run()
     })
     .map_err(|e| e.to_string());

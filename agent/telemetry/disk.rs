@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use quantix::error::{Code, Failure};
@@ -75,6 +75,26 @@ impl Mount {
         })
     }
 
+    /// Reads the first block of its disk, past all that is kept in memory. **May block without end.** A disk that
+    /// cannot be found is taken for well.
+    ///
+    /// # Errors
+    /// As read(2): EIO.
+    pub fn read_block(&self) -> io::Result<()> {
+        let Some(disk) = block_device(self.number) else {
+            return Ok(());
+        };
+        // O_DIRECT wants it to begin where a block can (open(2)).
+        let mut memory = vec![0; 2 * BLOCK];
+        let start = memory.as_ptr().align_offset(BLOCK);
+        let place = memory.get_mut(start..start.saturating_add(BLOCK));
+        match place.map(|place| disk.read_at(place, 0)) {
+            // Larger blocks, or none that are read in this way.
+            Some(Err(e)) if e.raw_os_error() != Some(libc::EINVAL) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads one line of mountinfo; None for what is no such line or too long to be reported.
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|b| *b == b' ');
@@ -134,6 +154,22 @@ impl Mount {
             && self.mount_point != other.mount_point
             && other.mount_point.starts_with(&self.mount_point)
     }
+}
+
+/// A disk by its number, to be read past the kernel's memory. Its name is the kernel's (sysfs), below /dev.
+fn block_device((major, minor): (u32, u32)) -> Option<File> {
+    let about = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/uevent")).ok()?;
+    let name = about
+        .lines()
+        .find_map(|line| line.strip_prefix("DEVNAME="))?;
+    let mut options = File::options();
+    let flags = libc::O_DIRECT | libc::O_NONBLOCK;
+    let disk = options
+        .read(true)
+        .custom_flags(flags)
+        .open(Path::new("/dev").join(name))
+        .ok()?;
+    (disk.metadata().ok()?.rdev() == libc::makedev(major, minor)).then_some(disk)
 }
 
 /// The mounts of this process, by [`mounts`]. Errors: /proc is not mounted.
@@ -364,6 +400,9 @@ fn is_network(filesystem: &str) -> bool {
 
 /// Images that have no free block from the day they are made: snaps, installation media.
 const ALWAYS_FULL: [&str; 6] = ["squashfs", "iso9660", "udf", "erofs", "cramfs", "romfs"];
+
+/// No disk has larger blocks, of those that file systems are on.
+const BLOCK: usize = 4096;
 
 #[cfg(test)]
 mod tests {

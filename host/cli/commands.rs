@@ -552,6 +552,11 @@ pub const COMMANDS: &[Command] = &[
                 "WHEN",
                 "on-resume, restored (default: never): see the README",
             ),
+            flag(
+                "watchdog",
+                None,
+                "an event for a guest whose disk or init does not answer",
+            ),
         ],
     },
 ];

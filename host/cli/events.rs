@@ -118,6 +118,8 @@ const fn kind_word(kind: EventKind) -> &'static str {
         EventKind::AgentRestarted => "agent_restarted",
         EventKind::GuestResumed => "guest_resumed",
         EventKind::ClockCorrected => "clock_corrected",
+        EventKind::GuestSick => "guest_sick",
+        EventKind::GuestWell => "guest_well",
     }
 }
 

@@ -205,6 +205,7 @@ fn serve(typed: &Typed) -> Result<u8, Trouble> {
         log: log.ok_or_else(|| usage("--log takes syslog or stderr"))?,
         time_sync: time_sync
             .ok_or_else(|| usage("--time-sync takes never, on-resume or restored"))?,
+        watchdog: typed.has("watchdog"),
         level: level.ok_or_else(|| usage("--log-level takes error, warning, info or debug"))?,
     };
     serve::serve(options).map(|()| 0).map_err(Trouble::Local)

@@ -30,6 +30,7 @@ pub fn behind_json(behind: Option<&Behind>) -> Value {
 fn why(vm: &Vm) -> String {
     let frozen = vm.agent.as_ref().is_some_and(|ready| ready.frozen);
     match (&*vm.reason, vm.state()) {
+        ("", VmState::Ready) if !vm.ills.is_empty() => plain(&vm.ills),
         ("", VmState::Ready) if frozen => "its file systems are frozen".to_owned(),
         (reason, _) => plain(reason),
     }
@@ -182,6 +183,7 @@ pub fn vm_json(vm: &Vm) -> Value {
         "vm": vm.name,
         "state": state_word(vm.state()),
         "reason": vm.reason,
+        "ills": given(&vm.ills),
         "behind": behind_json(vm.behind.as_ref()),
         "since_ms": vm.since_ms,
         "socket": vm.socket,
@@ -274,6 +276,15 @@ pub fn telemetry_text(t: &Telemetry, age_ms: u64) -> String {
         ("Balloon", balloon(t.ballooned)),
         ("Waiting", waiting(t)),
         ("Stuck", plain(&t.stuck_mounts.join(", "))),
+        ("Failing", failing(t)),
+        (
+            "Process 1",
+            if t.init_hangs {
+                HANGS.to_owned()
+            } else {
+                String::new()
+            },
+        ),
         ("Age", format!("{:.1} s", age_ms as f64 / 1000.0)),
     ]);
     if !t.disks.is_empty() {
@@ -310,6 +321,16 @@ fn paged(t: &Telemetry) -> String {
         count => words.push(format!("{count} processes killed for memory")),
     }
     words.join("; ")
+}
+
+/// Of a guest whose process 1 does not do its work.
+const HANGS: &str = "takes no process that has died";
+
+fn failing(t: &Telemetry) -> String {
+    let failing = t.disks.iter().filter(|disk| !disk.problem.is_empty());
+    let words =
+        failing.map(|disk| format!("{}: {}", plain(&disk.mount_point), plain(&disk.problem)));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 fn balloon(ballooned: u64) -> String {
@@ -404,6 +425,7 @@ pub fn disk_json(disk: &Disk) -> Value {
         "usage_percent": disk.usage_percent,
         "inodes_total": disk.inodes_total,
         "inodes_used": disk.inodes_used,
+        "problem": given(&disk.problem),
     })
 }
 
@@ -450,6 +472,7 @@ pub fn telemetry_json(name: &str, t: &Telemetry, age_ms: u64) -> Value {
         "interfaces": interfaces.collect::<Vec<_>>(),
         "coalesced": t.coalesced,
         "stuck_mounts": t.stuck_mounts,
+        "init_hangs": t.init_hangs,
     })
 }
 

@@ -70,6 +70,8 @@ pub const fn text(kind: EventKind) -> &'static str {
         EventKind::ClockSetBack => "the guest's clock was set back",
         EventKind::GuestResumed => "the guest was paused, and goes on",
         EventKind::ClockCorrected => "the guest's clock was stepped to ours",
+        EventKind::GuestSick => "the agent answers, but not all of the guest",
+        EventKind::GuestWell => "all of the guest answers again",
         EventKind::AgentRestarted => "the agent was restarted",
     }
 }

@@ -285,6 +285,7 @@ impl Daemon {
                 for call in self.broker.select(asked) {
                     self.report(now, call);
                 }
+                self.watch(now, key);
                 return;
             }
             Some(Body::AgentReady(_)) | None => return,

@@ -3,7 +3,7 @@
 //! Whatever changes a VM ends in `settle` ([`links`]), whatever goes to a client passes `send`
 //! ([`clients`]). Requests ([`requests`]) are kept by [`broker`]; sockets are found by [`discover`].
 //! A VM's state is judged by [`state`] from what [`vm`], [`queue`] and [`monitor`] see of it; what
-//! happens is kept by [`journal`].
+//! happens is kept by [`journal`]. [`watchdog`] tells of guests whose agent is well and whose disks are not.
 
 mod broker;
 mod client;
@@ -19,6 +19,7 @@ mod queue;
 mod requests;
 mod state;
 mod vm;
+mod watchdog;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -119,6 +120,8 @@ pub struct Daemon {
     private: bool,
     /// When guests' clocks are set.
     pub time_sync: TimeSync,
+    /// What its reports say of a guest's disks and its process 1 is an event.
+    pub watchdog: bool,
 }
 
 impl Daemon {
@@ -166,6 +169,7 @@ impl Daemon {
             to_write: BTreeSet::new(),
             buffer: vec![0; 64 * 1024],
             time_sync: TimeSync::default(),
+            watchdog: false,
         })
     }
 

@@ -21,6 +21,7 @@ use super::guest::Guest;
 use super::monitor::Monitor;
 use super::queue::Ask;
 use super::state::{Evidence, Line, Seen, State, judge};
+use super::watchdog::Watch;
 
 /// Reads of 64 KiB in one turn, so that one busy VM cannot keep the loop.
 const READS_A_TURN: usize = 4;
@@ -44,6 +45,8 @@ pub struct Vm {
     /// It was, and nobody has looked at its clock since.
     pub away: Option<Away>,
     pub telemetry: Option<(Telemetry, Time)>,
+    /// What its reports say of its disks and its process 1.
+    pub watch: Watch,
     coalesced: u64,
     pub monitor: Monitor,
     /// Who is ahead of us, as it was last found.
@@ -114,6 +117,7 @@ impl Vm {
             skew_ms: 0,
             away: None,
             telemetry: None,
+            watch: Watch::default(),
             coalesced: 0,
             monitor,
             line: None,
@@ -410,6 +414,7 @@ impl Vm {
                 }
                 Some(quantix::message::Body::Telemetry(telemetry)) => {
                     self.coalesced = telemetry.coalesced;
+                    self.watch.on_report(telemetry);
                     self.telemetry = Some((telemetry.clone(), now));
                 }
                 _ => {}
@@ -438,6 +443,7 @@ impl Vm {
             state: self.shown.state.wire().into(),
             behind: self.shown.state.behind().cloned(),
             reason: self.reason(),
+            ills: self.watch.ills(),
             since_ms: millis(self.shown.since),
             agent: self.ready.clone(),
             boot_id: self.guest.boot_id().to_owned(),

@@ -10,3 +10,4 @@ mod services;
 mod storage;
 mod time;
 mod users;
+mod watchdog;
