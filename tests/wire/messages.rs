@@ -1,5 +1,7 @@
 //! What the golden frames mean: one message a file, as the generated types have it.
 
+#[path = "guest.rs"]
+mod guest;
 #[path = "operations.rs"]
 mod operations;
 
@@ -155,6 +157,7 @@ pub fn all() -> Vec<Golden> {
     all.extend(trees());
     all.extend(streams());
     all.extend(operations::all());
+    all.extend(guest::all());
     all
 }
 
