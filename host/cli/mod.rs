@@ -17,6 +17,7 @@ mod names;
 mod network;
 mod options;
 mod packages;
+mod pages;
 mod passwd;
 mod power;
 mod processes;

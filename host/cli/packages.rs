@@ -1,18 +1,15 @@
 //! `qx-node packages`: what is installed in the guest.
 
-use quantix::error::{Code, Failure};
 use quantix::message::Body;
 use quantix::message::agent::{ListPackages, Package};
 use serde_json::{Value, json};
 
 use super::client::{Client, unexpected};
 use super::options::Typed;
+use super::pages::Pages;
 use super::render::{bytes, given, or_dash, plain, table};
 use super::run::print_json;
 use super::{Trouble, client, print, vm_and_words};
-
-/// A guest that has more makes them up.
-const MOST: usize = 100_000;
 
 /// `qx-node packages`
 pub fn packages(typed: &Typed) -> Result<u8, Trouble> {
@@ -33,6 +30,7 @@ pub fn packages(typed: &Typed) -> Result<u8, Trouble> {
 /// All of them, in as many answers as it takes.
 fn list(client: &mut Client, name: &str) -> Result<(String, Vec<Package>), Trouble> {
     let mut all: Vec<Package> = Vec::new();
+    let mut pages = Pages::of("packages");
     let mut after = String::new();
     loop {
         let id = client.ask_agent(
@@ -44,13 +42,13 @@ fn list(client: &mut Client, name: &str) -> Result<(String, Vec<Package>), Troub
         let Body::PackageList(part) = client.wait_agent(id)? else {
             return Err(unexpected());
         };
-        all.extend(part.packages);
-        if part.last.is_empty() {
-            return Ok((part.manager, all));
+        let is_last = part.last.is_empty();
+        if !is_last {
+            pages.more(&part, part.last > after)?;
         }
-        if part.last <= after || all.len() > MOST {
-            let why = "the guest's list of packages does not end";
-            return Err(Trouble::Failed(Failure::new(Code::Internal, why)));
+        all.extend(part.packages);
+        if is_last {
+            return Ok((part.manager, all));
         }
         after = part.last;
     }

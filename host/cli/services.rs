@@ -12,12 +12,10 @@ use serde_json::{Value, json};
 
 use super::client::{Client, unexpected};
 use super::options::Typed;
+use super::pages::Pages;
 use super::render::{bytes, given, or_dash, pairs, plain, span, table};
 use super::run::print_json;
 use super::{Trouble, client, print, utf8, vm};
-
-/// A guest that tells of more makes them up.
-const MOST: usize = 64 * 1024;
 
 const ACTIONS: [(&str, ServiceAction); 6] = [
     ("status", ServiceAction::Status),
@@ -129,6 +127,7 @@ fn with_next(trouble: Trouble, vm: &str, service: &str, action: ServiceAction) -
 /// The manager, and all of them, in as many answers as it takes.
 fn list(client: &mut Client, name: &str) -> Result<(String, Vec<Service>), Trouble> {
     let mut all: Vec<Service> = Vec::new();
+    let mut pages = Pages::of("services");
     let mut after = String::new();
     loop {
         let request = ListServices {
@@ -138,16 +137,16 @@ fn list(client: &mut Client, name: &str) -> Result<(String, Vec<Service>), Troub
         let Body::ServiceList(part) = client.wait_agent(id)? else {
             return Err(unexpected());
         };
+        let last = part.services.last();
+        let last = last.map(|last| last.name.clone()).unwrap_or_default();
+        if part.more {
+            pages.more(&part, last > after)?;
+        }
+        after = last;
         all.extend(part.services);
         if !part.more {
             return Ok((part.manager, all));
         }
-        let last = all.last().map_or("", |last| &last.name);
-        if *last <= *after || all.len() > MOST {
-            let why = "the guest's list of services does not end";
-            return Err(Trouble::Failed(Failure::new(Code::Internal, why)));
-        }
-        last.clone_into(&mut after);
     }
 }
 

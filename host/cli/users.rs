@@ -1,11 +1,12 @@
 //! `qx-node users`: who is logged in.
 
 use quantix::message::Body;
-use quantix::message::agent::{ListUsers, LoggedIn, UserList};
+use quantix::message::agent::{ListUsers, LoggedIn};
 use serde_json::{Value, json};
 
 use super::client::unexpected;
 use super::options::Typed;
+use super::pages::Pages;
 use super::render::{given, iso_time, or_dash, plain, table};
 use super::run::print_json;
 use super::{Trouble, client, print, vm};
@@ -15,16 +16,18 @@ pub fn users(typed: &Typed) -> Result<u8, Trouble> {
     let (name, _) = vm(typed, 0)?;
     let mut client = client(typed)?;
     let mut users = Vec::new();
+    let mut pages = Pages::of("users");
     loop {
         let after = u32::try_from(users.len()).unwrap_or(u32::MAX);
         let id = client.ask_agent(name, Body::ListUsers(ListUsers { after }))?;
-        let Body::UserList(UserList { users: some, more }) = client.wait_agent(id)? else {
+        let Body::UserList(part) = client.wait_agent(id)? else {
             return Err(unexpected());
         };
-        // A guest that says so for ever is not believed.
-        let is_last = !more || some.is_empty() || users.len() > MAX_USERS;
-        users.extend(some);
-        if is_last {
+        if part.more {
+            pages.more(&part, !part.users.is_empty())?;
+        }
+        users.extend(part.users);
+        if !part.more {
             break;
         }
     }
@@ -35,8 +38,6 @@ pub fn users(typed: &Typed) -> Result<u8, Trouble> {
     }
     print(&text(&users))
 }
-
-const MAX_USERS: usize = 10_000;
 
 fn since(user: &LoggedIn) -> i64 {
     let since = user.since.map_or(0, |since| since.seconds);

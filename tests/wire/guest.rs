@@ -131,7 +131,11 @@ pub fn all() -> Vec<Golden> {
                 all: true,
             }),
         ),
-        ("network", "Guest to host: a card with two addresses.", network()),
+        (
+            "network",
+            "Guest to host: a card with two addresses.",
+            network(),
+        ),
         (
             "set_name",
             "Host to guest: what it is called, and where it is.",
