@@ -82,11 +82,16 @@ fn interface(network: &Network, link: &Link) -> NetworkInterface {
         tx_errors,
         rx_dropped,
         tx_dropped,
+        more_addresses: 0,
     };
     for address in &network.addresses {
-        if address.index == link.index && found.addresses.len() < MAX_ADDRESSES {
-            found.dhcp |= address.ip.is_ipv4() && !address.is_static();
-            found.addresses.push(of(address));
+        if address.index != link.index {
+            continue;
+        }
+        found.dhcp |= address.ip.is_ipv4() && !address.is_static();
+        match found.addresses.len() < MAX_ADDRESSES {
+            true => found.addresses.push(of(address)),
+            false => found.more_addresses += 1,
         }
     }
     found.dhcp = found.dhcp || has_lease(link);

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use prost::Message;
 use quantix::error::{Code, Failure};
 use quantix::message::Body;
 use quantix::message::agent::{
@@ -16,8 +17,8 @@ use super::render::{bytes, or_dash, pairs, plain, table};
 use super::run::print_json;
 use super::{Trouble, client, print, vm};
 
-/// More interfaces are none that a guest has.
-const MOST: usize = 64 * 1024;
+/// Bytes of what a guest may say of its interfaces: some 40,000 of them.
+const MOST: usize = 16 * 1024 * 1024;
 
 /// `qx-node network`
 pub fn network(typed: &Typed) -> Result<u8, Trouble> {
@@ -98,32 +99,54 @@ fn global(network: &Network, primary: &str, only_v6: bool) -> Vec<String> {
 
 /// All of it, in as many answers as it takes.
 fn ask(client: &mut Client, name: &str, all: bool) -> Result<Network, Trouble> {
-    let mut whole: Option<Network> = None;
-    let mut after = 0;
+    let mut pages = Pages::default();
     loop {
+        let after = pages.last();
         let request = Body::GetNetwork(GetNetwork { after, all });
         let id = client.ask_agent(name, request)?;
         let Body::Network(part) = client.wait_agent(id)? else {
             return Err(unexpected());
         };
-        let more = part.more;
-        let whole = match &mut whole {
-            None => whole.insert(part),
+        if pages.add(part).map_err(Trouble::Failed)? {
+            return Ok(pages.whole.unwrap_or_default());
+        }
+    }
+}
+
+/// What a guest has said so far; it may make it all up.
+#[derive(Default)]
+struct Pages {
+    whole: Option<Network>,
+    bytes: usize,
+}
+
+impl Pages {
+    fn last(&self) -> u32 {
+        let last = self.whole.as_ref().and_then(|of| of.interfaces.last());
+        last.map_or(0, |last| last.index)
+    }
+
+    /// True: that was all.
+    fn add(&mut self, part: Network) -> Result<bool, Failure> {
+        let (before, more) = (self.last(), part.more);
+        self.bytes += part.encoded_len();
+        match &mut self.whole {
+            None => self.whole = Some(part),
             Some(whole) => {
                 whole.left_out = part.left_out;
                 whole.interfaces.extend(part.interfaces);
-                whole
             }
-        };
-        let last = whole.interfaces.last().map_or(0, |last| last.index);
-        if !more {
-            return Ok(std::mem::take(whole));
         }
-        if last <= after || whole.interfaces.len() > MOST {
+        if more && self.last() <= before {
             let why = "the guest's list of interfaces does not end";
-            return Err(Trouble::Failed(Failure::new(Code::Internal, why)));
+            return Err(Failure::new(Code::Internal, why));
         }
-        after = last;
+        if more && self.bytes > MOST {
+            let why = "the guest has said 16 MiB of its interfaces, and there is more: \
+                       this qx-node takes no more of it";
+            return Err(Failure::new(Code::TooLarge, why));
+        }
+        Ok(!more)
     }
 }
 
@@ -229,6 +252,10 @@ fn text(network: &Network) -> String {
         let blank = vec![String::new(); row.len() - 1];
         rows.push(row);
         rows.extend(addresses.map(|next| [&blank[..], &[next]].concat()));
+        if one.more_addresses > 0 {
+            let more = format!("and {} more", one.more_addresses);
+            rows.push([&blank[..], &[more]].concat());
+        }
     }
     let mut out = table(&rows);
     if network.left_out > 0 {
@@ -292,6 +319,7 @@ fn to_json(vm: &str, network: &Network) -> Value {
             "parent": known(&one.parent),
             "dhcp": one.dhcp,
             "addresses": addresses.collect::<Vec<_>>(),
+            "more_addresses": one.more_addresses,
             "rx_bytes": link.rx_bytes,
             "tx_bytes": link.tx_bytes,
             "rx_packets": link.rx_packets,
@@ -378,5 +406,37 @@ mod tests {
         assert!(text.contains("*  eth0\\x1b[31m"), "{text}");
         assert!(text.contains("10.0.0.3/24 (tentative)\n"), "{text}");
         assert!(text.contains("\n3 of containers left out; --all"), "{text}");
+    }
+
+    #[test]
+    fn a_guest_that_makes_up_interfaces_is_listened_to_for_16_mib() {
+        let part = |index, bytes: usize| Network {
+            interfaces: vec![NetworkInterface {
+                index,
+                master: "x".repeat(bytes),
+                ..Default::default()
+            }],
+            more: true,
+            ..Default::default()
+        };
+        let mut pages = Pages::default();
+        let failed = (1..).find_map(|index| pages.add(part(index, 120 * 1024)).err());
+        assert_eq!(failed.unwrap().code, Code::TooLarge);
+        assert!(pages.bytes < MOST + 128 * 1024, "{}", pages.bytes);
+
+        let mut pages = Pages::default();
+        assert_eq!(pages.add(part(7, 1)), Ok(false));
+        let failure = pages.add(part(7, 1)).unwrap_err();
+        assert!(failure.message.contains("does not end"), "{failure}");
+    }
+
+    #[test]
+    fn addresses_that_are_too_many_are_counted() {
+        let mut guest = guest();
+        guest.interfaces[0].more_addresses = 7;
+        let text = text(&guest);
+        let last = text.lines().find(|line| line.ends_with("and 7 more"));
+        assert!(last.is_some(), "{text}");
+        assert_eq!(to_json("vm", &guest)["interfaces"][0]["more_addresses"], 7);
     }
 }
