@@ -6,8 +6,8 @@ use prost::Message;
 use quantix::error::{Code, Failure};
 use quantix::message::Body;
 use quantix::message::agent::{
-    AddressScope, GetNetwork, Interface, InterfaceKind, LinkState, Network, NetworkAddress,
-    NetworkInterface,
+    AddressScope, DefaultRoute, GetNetwork, Interface, InterfaceKind, LinkState, Network,
+    NetworkAddress, NetworkInterface,
 };
 use serde_json::{Value, json};
 
@@ -15,13 +15,17 @@ use super::client::{Client, unexpected};
 use super::options::Typed;
 use super::render::{bytes, or_dash, pairs, plain, table};
 use super::run::print_json;
-use super::{Trouble, client, print, vm};
+use super::{Trouble, client, print, setup, vm};
 
 /// Bytes of what a guest may say of its interfaces: some 40,000 of them.
 const MOST: usize = 16 * 1024 * 1024;
 
 /// `qx-node network`
 pub fn network(typed: &Typed) -> Result<u8, Trouble> {
+    if typed.words.len() > 1 {
+        return setup::change(typed);
+    }
+    setup::refuse_options(typed, setup::OPTIONS, "set")?;
     let (name, _) = vm(typed, 0)?;
     let network = ask(&mut client(typed)?, name, typed.has("all"))?;
     if typed.has("json") {
@@ -98,7 +102,7 @@ fn global(network: &Network, primary: &str, only_v6: bool) -> Vec<String> {
 }
 
 /// All of it, in as many answers as it takes.
-fn ask(client: &mut Client, name: &str, all: bool) -> Result<Network, Trouble> {
+pub fn ask(client: &mut Client, name: &str, all: bool) -> Result<Network, Trouble> {
     let mut pages = Pages::default();
     loop {
         let after = pages.last();
@@ -190,7 +194,7 @@ fn scope(of: &NetworkAddress) -> &'static str {
 }
 
 /// What there is to be said of an address, but for what they usually are.
-fn address(of: &NetworkAddress) -> String {
+pub fn address(of: &NetworkAddress) -> String {
     let mut said = Vec::new();
     let mut say = |holds: bool, word: &'static str| said.extend(Some(word).filter(|_| holds));
     say(of.scope() != AddressScope::Global, scope(of));
@@ -202,6 +206,41 @@ fn address(of: &NetworkAddress) -> String {
         true => plain(&of.address),
         false => format!("{} ({})", plain(&of.address), said.join(", ")),
     }
+}
+
+/// As "10.0.0.1 on eth0 (metric 100)".
+pub fn route(of: &DefaultRoute) -> String {
+    let by = match &*of.gateway {
+        "" => String::new(),
+        gateway => format!("{} ", plain(gateway)),
+    };
+    let family = if of.ipv6 && of.gateway.is_empty() {
+        ", IPv6"
+    } else {
+        ""
+    };
+    let interface = plain(&of.interface);
+    format!("{by}on {interface} (metric {}{family})", of.metric)
+}
+
+pub fn address_json(of: &NetworkAddress) -> Value {
+    json!({
+        "address": of.address,
+        "scope": scope(of),
+        "dynamic": of.dynamic,
+        "deprecated": of.deprecated,
+        "temporary": of.temporary,
+        "tentative": of.tentative,
+    })
+}
+
+pub fn route_json(of: &DefaultRoute) -> Value {
+    json!({
+        "family": if of.ipv6 { "ipv6" } else { "ipv4" },
+        "gateway": Some(&of.gateway).filter(|gateway| !gateway.is_empty()),
+        "interface": of.interface,
+        "metric": of.metric,
+    })
 }
 
 fn text(network: &Network) -> String {
@@ -262,19 +301,7 @@ fn text(network: &Network) -> String {
         let count = network.left_out;
         out += &format!("{count} of containers left out; --all shows them\n");
     }
-    let routes = network.routes.iter().map(|route| {
-        let by = match &*route.gateway {
-            "" => String::new(),
-            gateway => format!("{} ", plain(gateway)),
-        };
-        let family = if route.ipv6 && route.gateway.is_empty() {
-            ", IPv6"
-        } else {
-            ""
-        };
-        let interface = plain(&route.interface);
-        format!("{by}on {interface} (metric {}{family})", route.metric)
-    });
+    let routes = network.routes.iter().map(route);
     let rest = pairs(&[
         ("Primary", plain(&network.primary_address)),
         ("Gateways", routes.collect::<Vec<_>>().join(", ")),
@@ -293,16 +320,7 @@ fn to_json(vm: &str, network: &Network) -> Value {
         text => json!(text),
     };
     let interfaces = network.interfaces.iter().map(|one| {
-        let addresses = one.addresses.iter().map(|of| {
-            json!({
-                "address": of.address,
-                "scope": scope(of),
-                "dynamic": of.dynamic,
-                "deprecated": of.deprecated,
-                "temporary": of.temporary,
-                "tentative": of.tentative,
-            })
-        });
+        let addresses = one.addresses.iter().map(address_json);
         let link = link(one);
         json!({
             "name": link.name,
@@ -330,14 +348,7 @@ fn to_json(vm: &str, network: &Network) -> Value {
             "tx_dropped": one.tx_dropped,
         })
     });
-    let routes = network.routes.iter().map(|route| {
-        json!({
-            "family": if route.ipv6 { "ipv6" } else { "ipv4" },
-            "gateway": known(&route.gateway),
-            "interface": route.interface,
-            "metric": route.metric,
-        })
-    });
+    let routes = network.routes.iter().map(route_json);
     json!({
         "vm": vm,
         "primary_address": known(&network.primary_address),
