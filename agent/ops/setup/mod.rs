@@ -230,6 +230,14 @@ impl Guard {
         for command in self.manager.down {
             let _ = tell(words(command, name, profile).unwrap_or_default());
         }
+        let before = self.record.change.before.clone().unwrap_or_default();
+        if profile.is_empty() {
+            // By hand: nobody takes them away.
+            for old in before.addresses.iter().filter(|old| !old.dynamic) {
+                let line = format!("ip addr del {} dev {name}", old.address);
+                let _ = tell(line.split(' ').map(str::to_owned).collect());
+            }
+        }
         self.home.write_files(&self.record, &self.edit.files)?;
         for command in std::mem::take(&mut self.edit.commands) {
             tell(command)?;
@@ -237,7 +245,6 @@ impl Guard {
         for command in self.manager.up {
             tell(words(command, name, profile).unwrap_or_default())?;
         }
-        let before = self.record.change.before.clone().unwrap_or_default();
         let lacks = |network: &Network| {
             let lease = lease(network, name);
             self.plan.lacks(network, &before, lease)
