@@ -135,8 +135,8 @@ impl Agent {
             log.warning(format_args!(
                 "a change of the network was not confirmed, and is being undone"
             ));
-            // What it comes to is in its record.
-            process::spawn(&[], setup::recover)?;
+            // What it comes to is in its record; if it cannot even begin, the next request does it.
+            let _ = process::spawn(&[], setup::recover);
         }
         let identity = Identity {
             version: quantix::VERSION.to_owned(),

@@ -342,7 +342,11 @@ pub const COMMANDS: &[Command] = &[
             option("address", "CIDR", "set: 10.0.0.5/24; may be repeated"),
             option("gateway", "IP", "set: one of each family"),
             option("dns", "IP", "set: may be repeated"),
-            option("mtu", "BYTES", "set: largest packet (default: as it is)"),
+            option(
+                "mtu",
+                "BYTES",
+                "set: largest packet (default: its manager's)",
+            ),
             option(
                 "confirm-within",
                 "SECONDS",

@@ -242,3 +242,72 @@ fn to_json(vm: &str, change: &NetworkChange) -> Value {
         "remaining_seconds": is_pending.then_some(change.remaining_seconds),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use quantix::message::agent::{Interface, NetworkAddress, NetworkInterface};
+
+    use super::*;
+
+    #[test]
+    fn a_change_is_confirmed_only_if_the_guest_shows_it() {
+        let network = |name: &str, addresses: &[&str]| Network {
+            interfaces: vec![NetworkInterface {
+                link: Some(Interface {
+                    name: name.to_owned(),
+                    ..Default::default()
+                }),
+                addresses: addresses
+                    .iter()
+                    .map(|address| NetworkAddress {
+                        address: (*address).to_owned(),
+                        ..Default::default()
+                    })
+                    .collect(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let request = ConfigureNetwork {
+            interface: "eth0".to_owned(),
+            addresses: vec!["10.0.0.5/24".to_owned(), "2001:db8:0::5/64".to_owned()],
+            ..Default::default()
+        };
+        let both = network("eth0", &["10.0.0.5/24", "2001:db8::5/64"]);
+        assert_eq!(lacks(&both, &request), None);
+        let why = |network: &Network| lacks(network, &request).unwrap();
+        let other = network("eth1", &["10.0.0.5/24", "2001:db8::5/64"]);
+        assert!(why(&other).contains("no eth0 any more"));
+        let mut one = network("eth0", &["10.0.0.5/24", "2001:db8::5/65"]);
+        assert!(why(&one).contains("does not show 2001:db8:0::5/64"));
+        one.interfaces[0].more_addresses = 1;
+        assert_eq!(lacks(&one, &request), None);
+    }
+
+    #[test]
+    fn what_a_guest_says_of_a_change_does_not_reach_the_terminal_as_it_is() {
+        let evil = || "\u{1b}[2J".to_owned();
+        let change = NetworkChange {
+            outcome: NetworkOutcome::Undone.into(),
+            interface: evil(),
+            manager: evil(),
+            files: vec![evil()],
+            reason: evil(),
+            problem: evil(),
+            before: Some(NetworkState {
+                addresses: vec![NetworkAddress {
+                    address: evil(),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let text = text(&change);
+        assert!(!text.contains('\u{1b}'), "{text}");
+        assert!(
+            text.contains("Before:     \\x1b[2J (unknown); MTU 0\n"),
+            "{text}"
+        );
+    }
+}

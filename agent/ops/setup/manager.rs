@@ -15,8 +15,9 @@ use crate::ops::read_regular;
 /// Bytes of a file that is changed.
 pub const MAX_FILE: usize = 256 * 1024;
 
-/// Files that a change may touch.
-pub const MAX_FILES: usize = 64;
+/// Files that a change may touch, and bytes of a path: the answer names them all.
+const MAX_FILES: usize = 64;
+const MAX_PATH: usize = 512;
 
 /// What is looked at.
 pub struct Site<'a> {
@@ -147,8 +148,13 @@ impl Manager {
     /// Its files cannot be read, or have no place for it.
     pub fn edit(&self, site: &Site, plan: &Plan, profile: &str) -> Result<Edit, Failure> {
         let mut edit = (self.edit)(site, plan, profile)?;
-        if edit.files.len() > MAX_FILES {
-            let why = format!("{} has more than {MAX_FILES} files here", self.name);
+        let is_long = |file: &Change| file.path.as_os_str().len() > MAX_PATH;
+        if edit.files.len() > MAX_FILES || edit.files.iter().any(is_long) {
+            let why = format!(
+                "{} has more than {MAX_FILES} files here, or one whose path has more than \
+                {MAX_PATH} bytes",
+                self.name
+            );
             return Err(Failure::new(Code::TooLarge, why));
         }
         if !matches!(self.name, "netplan" | "NetworkManager") {
@@ -271,7 +277,8 @@ fn nm_profile(site: &Site) -> Option<String> {
     let state = lines.next()?.split(' ').next()?;
     // NMDeviceState: 10 is unmanaged, and more is more.
     let is_managed = state.parse::<u32>().is_ok_and(|state| state > 10);
-    is_managed.then(|| lines.next().unwrap_or_default().to_owned())
+    let profile = lines.next().unwrap_or_default();
+    (is_managed && profile.len() <= MAX_PATH).then(|| profile.to_owned())
 }
 
 fn nm_edit(site: &Site, plan: &Plan, _: &str) -> Result<Edit, Failure> {

@@ -52,6 +52,9 @@ const UNDONE: Duration = Duration::from_secs(150);
 /// Addresses that are told.
 const MAX_ADDRESSES: usize = 64;
 
+/// Characters of what a program says.
+const MAX_WORDS: usize = 400;
+
 /// What a guard is called.
 const NAME: &CStr = c"qx-network";
 const GUARD: &str = "qx-network";
@@ -242,13 +245,18 @@ impl Guard {
         for command in std::mem::take(&mut self.edit.commands) {
             tell(command)?;
         }
-        for command in self.manager.up {
-            tell(words(command, name, profile).unwrap_or_default())?;
-        }
         let lacks = |network: &Network| {
             let lease = lease(network, name);
             self.plan.lacks(network, &before, lease)
         };
+        for command in self.manager.up {
+            let told = tell(words(command, name, profile).unwrap_or_default());
+            // With what it has not done, where that says more.
+            told.map_err(|why| match until(Duration::ZERO, &lacks) {
+                Err(lacks) => format!("{why}; {lacks}"),
+                Ok(_) => why,
+            })?;
+        }
         until(SHOWN, &lacks)
     }
 
@@ -323,11 +331,13 @@ fn tell(words: Vec<String>) -> Result<(), String> {
     };
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let line = words.join(" ");
-    match Tool::new(name, &args, PATIENCE).run() {
-        Ok(said) if said.is_success() => Ok(()),
-        Ok(said) => Err(format!("{line}: {}", said.why())),
-        Err(e) => Err(format!("{line}: {}", system_text(&e))),
-    }
+    let why = match Tool::new(name, &args, PATIENCE).run() {
+        Ok(said) if said.is_success() => return Ok(()),
+        Ok(said) => said.why(),
+        Err(e) => system_text(&e),
+    };
+    let why: String = why.chars().take(MAX_WORDS).collect();
+    Err(format!("{line}: {why}"))
 }
 
 fn ask(name: &str, args: &[&str]) -> Option<String> {

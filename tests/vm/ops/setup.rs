@@ -148,7 +148,9 @@ fn an_interface_is_configured_and_what_does_not_work_is_undone() {
     assert_eq!(eth0["dhcp"], true);
 
     // A manager that fails: its words, and all is as before.
-    sh("printf '#!/bin/sh\\n! grep -q 2.77 /etc/network/interfaces\\n' >/bin/no && chmod 755 /bin/no");
+    sh(
+        "printf '#!/bin/sh\\n! grep -q 2.77 /etc/network/interfaces\\n' >/bin/no && chmod 755 /bin/no",
+    );
     sh("sed -i 's|inet dhcp|inet dhcp\\n    pre-up /bin/no|' /etc/network/interfaces");
     let before = interfaces(&own);
     undone(
