@@ -44,6 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// For the kernel to have what was asked for, once its manager was told; and for what was before.
 const SHOWN: Duration = Duration::from_secs(30);
+const STEADY: Duration = Duration::from_secs(1);
 const BACK: Duration = Duration::from_secs(10);
 
 /// A change that is undone for somebody who waits for it is by then.
@@ -184,8 +185,8 @@ impl Guard {
         set_name(NAME);
         let keep = Keep::from(&[lock, &end]);
         let home = Home::new(Path::new("/"));
+        // With it goes our end of the pipe, so that its own is the last.
         let guard = process::spawn(keep, || self.run(end));
-        // The end of the pipe went with the guard's copy of this process; ours is closed here.
         if let Ok(pid) = guard {
             let _ = process::wait(pid);
         }
@@ -257,6 +258,9 @@ impl Guard {
                 Ok(_) => why,
             })?;
         }
+        until(SHOWN, &lacks)?;
+        // A manager that works on when it has answered may only just begin.
+        rest(STEADY);
         until(SHOWN, &lacks)
     }
 
@@ -485,11 +489,12 @@ fn settle(home: &Home, request: &ConfigureNetwork) -> Result<NetworkChange, Fail
     let mut reason = "it was taken back".to_owned();
     if !request.undo {
         let plan = Plan::read(&record.request)?;
-        let network = read_network()?;
         let mut change = record.change.clone();
         let before = change.before.clone().unwrap_or_default();
-        match plan.lacks(&network, &before, lease(&network, &change.interface)) {
-            None => {
+        let lacks =
+            |network: &Network| plan.lacks(network, &before, lease(network, &change.interface));
+        match until(Duration::ZERO, &lacks) {
+            Ok(network) => {
                 let turned = home.turn(Stage::Pending, Stage::Previous);
                 return match turned {
                     Ok(()) => {
@@ -503,7 +508,7 @@ fn settle(home: &Home, request: &ConfigureNetwork) -> Result<NetworkChange, Fail
                     Err(e) => Err(Failure::system("keep", &home.shown(), &e)),
                 };
             }
-            Some(why) => reason = format!("when it was confirmed: {why}"),
+            Err(why) => reason = format!("when it was confirmed: {why}"),
         }
     }
     wake(record.guard);

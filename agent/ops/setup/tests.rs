@@ -621,7 +621,10 @@ fn who_manages_an_interface_is_found_by_what_runs() {
     assert!(root.edit(NM, "10 (unmanaged)\n\n", &plan).is_err());
 
     // Who runs and has it goes before who only could.
-    root.put(LINK, "ADMIN_STATE=unmanaged\nNETWORK_FILE=\n");
+    root.put(
+        LINK,
+        "ADMIN_STATE=unmanaged\nNETWORK_FILE=/etc/systemd/network/20-lan.network\n",
+    );
     root.put("usr/sbin/netplan", "");
     assert_eq!(root.edit(NETWORKD, "", &plan).unwrap().0, "netplan");
     for (path, text) in IFUP {
