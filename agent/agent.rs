@@ -25,6 +25,7 @@ use crate::disks::Disks;
 use crate::freeze::{self, Freezing};
 use crate::job::Jobs;
 use crate::links::Links;
+use crate::ops::setup;
 use crate::orphan::Orphan;
 use crate::port::{Moved, Opened, Port};
 use crate::power::Power;
@@ -53,6 +54,7 @@ const CAPABILITIES: &[&str] = &[
     "authorized_keys",
     "get_network",
     "set_name",
+    "configure_network",
     "list_processes",
     "kill_process",
     "list_services",
@@ -134,6 +136,13 @@ impl Agent {
         let mut log = Log::new("quantix-kvm-agent", options.log, config.log_level);
         for fault in faults {
             log.warning(format_args!("configuration: {fault}"));
+        }
+        if setup::is_left() {
+            log.warning(format_args!(
+                "a change of the network was not confirmed, and is being undone"
+            ));
+            // What it comes to is in its record; if it cannot even begin, the next request does it.
+            let _ = process::spawn(&[], setup::recover);
         }
         let identity = Identity {
             version: quantix::VERSION.to_owned(),

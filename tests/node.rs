@@ -12,6 +12,7 @@ mod jobs;
 // What an operator does to guests, as far as this machine may be the guest.
 mod network;
 mod services;
+mod setup;
 mod time;
 mod users;
 // What is told of VMs: who is ahead in a queue, what a monitor says, what has happened.

@@ -10,6 +10,7 @@ mod password;
 mod processes;
 mod restored;
 mod services;
+pub mod setup;
 mod storage;
 mod time;
 mod trim;
@@ -52,6 +53,9 @@ fn answer(request: &Body) -> Result<Body, Failure> {
         Body::ListUsers(request) => Ok(Body::UserList(who::list(request))),
         Body::AuthorizedKeys(request) => keys::keys(request).map(Body::AuthorizedKeysResponse),
         Body::GetNetwork(request) => network::report(request).map(Body::Network),
+        Body::ConfigureNetwork(request) => {
+            setup::configure(request).map(Body::ConfigureNetworkResponse)
+        }
         Body::SetName(request) => name::set(request).map(Body::NameReport),
         Body::ListProcesses(request) => processes::list(request).map(Body::ProcessList),
         Body::KillProcess(request) => processes::kill(request).map(Body::KillProcessResponse),

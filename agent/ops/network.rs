@@ -82,11 +82,16 @@ fn interface(network: &Network, link: &Link) -> NetworkInterface {
         tx_errors,
         rx_dropped,
         tx_dropped,
+        more_addresses: 0,
     };
     for address in &network.addresses {
-        if address.index == link.index && found.addresses.len() < MAX_ADDRESSES {
-            found.dhcp |= address.ip.is_ipv4() && !address.is_static();
-            found.addresses.push(of(address));
+        if address.index != link.index {
+            continue;
+        }
+        found.dhcp |= address.ip.is_ipv4() && !address.is_static();
+        match found.addresses.len() < MAX_ADDRESSES {
+            true => found.addresses.push(of(address)),
+            false => found.more_addresses += 1,
         }
     }
     found.dhcp = found.dhcp || has_lease(link);
@@ -94,7 +99,7 @@ fn interface(network: &Network, link: &Link) -> NetworkInterface {
 }
 
 /// Where clients leave word of an address that they do not let run out: systemd-networkd, udhcpc.
-fn has_lease(link: &Link) -> bool {
+pub fn has_lease(link: &Link) -> bool {
     let mut pid = PathBuf::from("/run/udhcpc.");
     pid.as_mut_os_string().push(&link.name);
     pid.as_mut_os_string().push(".pid");
@@ -102,7 +107,7 @@ fn has_lease(link: &Link) -> bool {
     lease.exists() || pid.exists()
 }
 
-fn of(address: &Address) -> NetworkAddress {
+pub fn of(address: &Address) -> NetworkAddress {
     let scope = match address.scope {
         0..libc::RT_SCOPE_LINK => AddressScope::Global,
         libc::RT_SCOPE_LINK => AddressScope::Link,
@@ -132,7 +137,7 @@ fn number(path: &Path) -> u32 {
     text.trim().parse().unwrap_or(0)
 }
 
-fn routes(network: &Network) -> Vec<DefaultRoute> {
+pub fn routes(network: &Network) -> Vec<DefaultRoute> {
     let mut routes = Vec::new();
     for route in &network.routes {
         routes.push(DefaultRoute {

@@ -191,7 +191,8 @@ fn tool(name: &str, args: &[&str]) -> Result<(), String> {
     }
 }
 
-fn processes() -> Vec<(i32, String)> {
+/// Number and name of each process.
+pub fn processes() -> Vec<(i32, String)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let named = entries.filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;

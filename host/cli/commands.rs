@@ -370,10 +370,29 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "network",
-        usage: "VM",
-        about: "show the guest's interfaces, addresses, gateways and DNS",
+        usage: "VM [set IFACE | confirm CHANGE | undo CHANGE]",
+        about: "show the guest's interfaces, addresses and DNS, or set one's",
         options: &[
-            flag("all", None, "those of containers too"),
+            flag("all", None, "show those of containers too"),
+            flag("dhcp", None, "set: by DHCP"),
+            option("address", "CIDR", "set: 10.0.0.5/24; may be repeated"),
+            option("gateway", "IP", "set: one of each family"),
+            option("dns", "IP", "set: may be repeated"),
+            option(
+                "mtu",
+                "BYTES",
+                "set: largest packet (default: its manager's)",
+            ),
+            option(
+                "confirm-within",
+                "SECONDS",
+                "set: the guest undoes it without a confirm (default: 60)",
+            ),
+            flag(
+                "unconfirmed",
+                None,
+                "set: leave it to `network VM confirm CHANGE`",
+            ),
             JSON,
             CONTROL,
             DIRECT,

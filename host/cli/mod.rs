@@ -26,6 +26,7 @@ mod report;
 mod restored;
 mod run;
 mod services;
+mod setup;
 mod show;
 mod signals;
 mod storage;

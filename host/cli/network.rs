@@ -5,22 +5,24 @@ use std::net::IpAddr;
 use quantix::error::{Code, Failure};
 use quantix::message::Body;
 use quantix::message::agent::{
-    AddressScope, GetNetwork, Interface, InterfaceKind, LinkState, Network, NetworkAddress,
-    NetworkInterface,
+    AddressScope, DefaultRoute, GetNetwork, Interface, InterfaceKind, LinkState, Network,
+    NetworkAddress, NetworkInterface,
 };
 use serde_json::{Value, json};
 
 use super::client::{Client, unexpected};
 use super::options::Typed;
+use super::pages::Pages;
 use super::render::{bytes, or_dash, pairs, plain, table};
 use super::run::print_json;
-use super::{Trouble, client, print, vm};
-
-/// More interfaces are none that a guest has.
-const MOST: usize = 64 * 1024;
+use super::{Trouble, client, print, setup, vm};
 
 /// `qx-node network`
 pub fn network(typed: &Typed) -> Result<u8, Trouble> {
+    if typed.words.len() > 1 {
+        return setup::change(typed);
+    }
+    setup::refuse_options(typed, setup::OPTIONS, "set")?;
     let (name, _) = vm(typed, 0)?;
     let network = ask(&mut client(typed)?, name, typed.has("all"))?;
     if typed.has("json") {
@@ -98,6 +100,7 @@ fn global(network: &Network, primary: &str, only_v6: bool) -> Vec<String> {
 
 /// All of it, in as many answers as it takes.
 pub fn ask(client: &mut Client, name: &str, all: bool) -> Result<Network, Trouble> {
+    let mut pages = Pages::of("interfaces");
     let mut whole: Option<Network> = None;
     let mut after = 0;
     loop {
@@ -107,6 +110,11 @@ pub fn ask(client: &mut Client, name: &str, all: bool) -> Result<Network, Troubl
             return Err(unexpected());
         };
         let more = part.more;
+        let last = part.interfaces.last().map_or(0, |last| last.index);
+        if more {
+            pages.more(&part, last > after)?;
+        }
+        after = last;
         let whole = match &mut whole {
             None => whole.insert(part),
             Some(whole) => {
@@ -115,15 +123,9 @@ pub fn ask(client: &mut Client, name: &str, all: bool) -> Result<Network, Troubl
                 whole
             }
         };
-        let last = whole.interfaces.last().map_or(0, |last| last.index);
         if !more {
             return Ok(std::mem::take(whole));
         }
-        if last <= after || whole.interfaces.len() > MOST {
-            let why = "the guest's list of interfaces does not end";
-            return Err(Trouble::Failed(Failure::new(Code::Internal, why)));
-        }
-        after = last;
     }
 }
 
@@ -169,7 +171,7 @@ fn scope(of: &NetworkAddress) -> &'static str {
 }
 
 /// What there is to be said of an address, but for what they usually are.
-fn address(of: &NetworkAddress) -> String {
+pub fn address(of: &NetworkAddress) -> String {
     let mut said = Vec::new();
     let mut say = |holds: bool, word: &'static str| said.extend(Some(word).filter(|_| holds));
     say(of.scope() != AddressScope::Global, scope(of));
@@ -181,6 +183,41 @@ fn address(of: &NetworkAddress) -> String {
         true => plain(&of.address),
         false => format!("{} ({})", plain(&of.address), said.join(", ")),
     }
+}
+
+/// As "10.0.0.1 on eth0 (metric 100)".
+pub fn route(of: &DefaultRoute) -> String {
+    let by = match &*of.gateway {
+        "" => String::new(),
+        gateway => format!("{} ", plain(gateway)),
+    };
+    let family = if of.ipv6 && of.gateway.is_empty() {
+        ", IPv6"
+    } else {
+        ""
+    };
+    let interface = plain(&of.interface);
+    format!("{by}on {interface} (metric {}{family})", of.metric)
+}
+
+pub fn address_json(of: &NetworkAddress) -> Value {
+    json!({
+        "address": of.address,
+        "scope": scope(of),
+        "dynamic": of.dynamic,
+        "deprecated": of.deprecated,
+        "temporary": of.temporary,
+        "tentative": of.tentative,
+    })
+}
+
+pub fn route_json(of: &DefaultRoute) -> Value {
+    json!({
+        "family": if of.ipv6 { "ipv6" } else { "ipv4" },
+        "gateway": Some(&of.gateway).filter(|gateway| !gateway.is_empty()),
+        "interface": of.interface,
+        "metric": of.metric,
+    })
 }
 
 fn text(network: &Network) -> String {
@@ -231,25 +268,17 @@ fn text(network: &Network) -> String {
         let blank = vec![String::new(); row.len() - 1];
         rows.push(row);
         rows.extend(addresses.map(|next| [&blank[..], &[next]].concat()));
+        if one.more_addresses > 0 {
+            let more = format!("and {} more", one.more_addresses);
+            rows.push([&blank[..], &[more]].concat());
+        }
     }
     let mut out = table(&rows);
     if network.left_out > 0 {
         let count = network.left_out;
         out += &format!("{count} of containers left out; --all shows them\n");
     }
-    let routes = network.routes.iter().map(|route| {
-        let by = match &*route.gateway {
-            "" => String::new(),
-            gateway => format!("{} ", plain(gateway)),
-        };
-        let family = if route.ipv6 && route.gateway.is_empty() {
-            ", IPv6"
-        } else {
-            ""
-        };
-        let interface = plain(&route.interface);
-        format!("{by}on {interface} (metric {}{family})", route.metric)
-    });
+    let routes = network.routes.iter().map(route);
     let rest = pairs(&[
         ("Primary", plain(&network.primary_address)),
         ("Gateways", routes.collect::<Vec<_>>().join(", ")),
@@ -268,16 +297,7 @@ fn to_json(vm: &str, network: &Network) -> Value {
         text => json!(text),
     };
     let interfaces = network.interfaces.iter().map(|one| {
-        let addresses = one.addresses.iter().map(|of| {
-            json!({
-                "address": of.address,
-                "scope": scope(of),
-                "dynamic": of.dynamic,
-                "deprecated": of.deprecated,
-                "temporary": of.temporary,
-                "tentative": of.tentative,
-            })
-        });
+        let addresses = one.addresses.iter().map(address_json);
         let link = link(one);
         json!({
             "name": link.name,
@@ -294,6 +314,7 @@ fn to_json(vm: &str, network: &Network) -> Value {
             "parent": known(&one.parent),
             "dhcp": one.dhcp,
             "addresses": addresses.collect::<Vec<_>>(),
+            "more_addresses": one.more_addresses,
             "rx_bytes": link.rx_bytes,
             "tx_bytes": link.tx_bytes,
             "rx_packets": link.rx_packets,
@@ -304,14 +325,7 @@ fn to_json(vm: &str, network: &Network) -> Value {
             "tx_dropped": one.tx_dropped,
         })
     });
-    let routes = network.routes.iter().map(|route| {
-        json!({
-            "family": if route.ipv6 { "ipv6" } else { "ipv4" },
-            "gateway": known(&route.gateway),
-            "interface": route.interface,
-            "metric": route.metric,
-        })
-    });
+    let routes = network.routes.iter().map(route_json);
     json!({
         "vm": vm,
         "primary_address": known(&network.primary_address),
@@ -380,5 +394,15 @@ mod tests {
         assert!(text.contains("*  eth0\\x1b[31m"), "{text}");
         assert!(text.contains("10.0.0.3/24 (tentative)\n"), "{text}");
         assert!(text.contains("\n3 of containers left out; --all"), "{text}");
+    }
+
+    #[test]
+    fn addresses_that_are_too_many_are_counted() {
+        let mut guest = guest();
+        guest.interfaces[0].more_addresses = 7;
+        let text = text(&guest);
+        let last = text.lines().find(|line| line.ends_with("and 7 more"));
+        assert!(last.is_some(), "{text}");
+        assert_eq!(to_json("vm", &guest)["interfaces"][0]["more_addresses"], 7);
     }
 }

@@ -200,6 +200,7 @@ impl Daemon {
             }
             Some(Body::Thaw(_)) => Some(THAW),
             Some(Body::Restored(_)) => Some(RESTORED),
+            Some(Body::ConfigureNetwork(_)) => Some(CONFIGURED),
             _ => return self.refuse(client, request, &unknown_request()),
         };
         let in_flight = self
@@ -433,6 +434,9 @@ const THAW: Duration = Duration::from_secs(80);
 
 /// Host keys and hooks have a minute each, and who has leases some time, too.
 const RESTORED: Duration = Duration::from_secs(240);
+
+/// A manager has minutes to bring an interface up, and if it does not as many to bring it back.
+const CONFIGURED: Duration = Duration::from_secs(400);
 
 /// What the agent gives a service that is told to do something, unless it is told otherwise.
 const SERVICE: Duration = Duration::from_secs(90);

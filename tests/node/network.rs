@@ -223,6 +223,13 @@ fn changes_are_told_without_being_asked_for() {
     guest.ips((1..=200).map(|n| format!("addr add 10.4.0.{n}/32 dev eth1")));
     guest.ip("route add default via 10.1.0.1 metric 1");
     primary("10.1.0.5");
+    let found = guest.network(&[]);
+    let eth1 = interface(&found, "eth1");
+    let shown = eth1["addresses"].as_array().unwrap().len();
+    // And 10.2.0.5, 10.3.0.5, and that of the link, if it is up.
+    let more = eth1["more_addresses"].as_u64().unwrap();
+    assert_eq!(shown, 64);
+    assert!((138..=139).contains(&more), "{more}");
     let table = guest.node.run(&["vms"]);
     assert!(table.fine().contains("10.1.0.5"), "{}", table.fine());
     let info = guest.node.run(&["info", "vm"]);

@@ -7,6 +7,7 @@ mod power;
 mod processes;
 mod restored;
 mod services;
+mod setup;
 mod storage;
 mod time;
 mod users;

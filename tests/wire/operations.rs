@@ -1,10 +1,12 @@
 //! What an operator does to a guest.
 
 use quantix::message::agent::{
-    Cpu, Freeze, FreezeMount, FreezeOutcome, FreezeReport, FreezeState, GetHardware, Hardware,
-    HardwareKind, Hook, ListPackages, MemoryBlocks, Numbers, OnlineFailure, OnlineReport, Package,
-    PackageList, PowerAction, Restored, RestoredReport, RestoredStep, SetOnline, SetPassword,
-    Shutdown, ShutdownResponse, SyncTime, Thaw, TimeReport, Timestamp, Trim, TrimMount, TrimReport,
+    ConfigureNetwork, Cpu, DefaultRoute, Freeze, FreezeMount, FreezeOutcome, FreezeReport,
+    FreezeState, GetHardware, Hardware, HardwareKind, Hook, ListPackages, MemoryBlocks,
+    NetworkAddress, NetworkChange, NetworkOutcome, NetworkState, Numbers, OnlineFailure,
+    OnlineReport, Package, PackageList, PowerAction, Restored, RestoredReport, RestoredStep,
+    SetOnline, SetPassword, Shutdown, ShutdownResponse, SyncTime, Thaw, TimeReport, Timestamp,
+    Trim, TrimMount, TrimReport,
 };
 use quantix::message::{Body, message};
 
@@ -211,12 +213,70 @@ pub fn all() -> Vec<Golden> {
                 hooks: Vec::new(),
             }),
         ),
+        (
+            "configure_network",
+            "Host to guest: an address, its gateway and DNS, for 90 s unless it is confirmed.",
+            Body::ConfigureNetwork(ConfigureNetwork {
+                interface: "eth0".into(),
+                addresses: vec!["10.0.0.5/24".into()],
+                gateways: vec!["10.0.0.1".into()],
+                dns_servers: vec!["10.0.0.3".into()],
+                mtu: 1400,
+                confirm_seconds: 90,
+                ..Default::default()
+            }),
+        ),
+        (
+            "configure_network_response",
+            "Guest to host: it is so, and is to be confirmed.",
+            Body::ConfigureNetworkResponse(network_change()),
+        ),
+        (
+            "configure_network_confirm",
+            "Host to guest: it stays.",
+            Body::ConfigureNetwork(ConfigureNetwork {
+                confirm: CHANGE,
+                ..Default::default()
+            }),
+        ),
     ];
     let number = |about: &str| if about.starts_with("Host") { 5 } else { 6 };
     bodies
         .into_iter()
         .map(|(file, about, body)| sealed(file, about, number(about), message(REQUEST, body)))
         .collect()
+}
+
+const CHANGE: u64 = 0x0123_4567_89ab_cdef;
+
+fn network_change() -> NetworkChange {
+    let state = |address: &str| {
+        Some(NetworkState {
+            addresses: vec![NetworkAddress {
+                address: address.into(),
+                scope: 1,
+                ..Default::default()
+            }],
+            routes: vec![DefaultRoute {
+                gateway: "10.0.0.1".into(),
+                interface: "eth0".into(),
+                ..Default::default()
+            }],
+            mtu: 1400,
+        })
+    };
+    NetworkChange {
+        change: CHANGE,
+        outcome: NetworkOutcome::Pending.into(),
+        interface: "eth0".into(),
+        manager: "ifupdown".into(),
+        profile: "etc/network/interfaces".into(),
+        files: vec!["/etc/network/interfaces".into()],
+        before: state("10.0.0.4/24"),
+        after: state("10.0.0.5/24"),
+        remaining_seconds: 90,
+        ..Default::default()
+    }
 }
 
 fn freeze_report() -> FreezeReport {
