@@ -1,24 +1,6 @@
 //! Every command and option of `qx-node`, once: this table feeds the parser and the help.
 
-use super::options::{Command, Opt};
-
-const fn flag(long: &'static str, short: Option<char>, about: &'static str) -> Opt {
-    Opt {
-        long,
-        short,
-        value: None,
-        about,
-    }
-}
-
-const fn option(long: &'static str, value: &'static str, about: &'static str) -> Opt {
-    Opt {
-        long,
-        short: None,
-        value: Some(value),
-        about,
-    }
-}
+use super::options::{Command, Opt, flag, option};
 
 const JSON: Opt = flag("json", None, "print JSON, for programs");
 const CONTROL: Opt = option("control", "SOCKET", "the daemon's socket ($QX_NODE_SOCK)");
@@ -28,6 +10,9 @@ const DIRECT: Opt = option(
     "talk to this agent socket, without a daemon",
 );
 const VMS_DIR: Opt = option("vms-dir", "DIR", "where QEMU serves the VMs' sockets");
+
+const ONLINE: Opt = option("online", "NUMBERS", "take these online, as 1,3-5, or all");
+const OFFLINE: Opt = option("offline", "NUMBERS", "take these offline");
 
 const WAIT: Opt = flag("wait", None, "follow it to its end");
 const TIMEOUT: Opt = option(
@@ -313,25 +298,13 @@ pub const COMMANDS: &[Command] = &[
         name: "cpus",
         usage: "VM",
         about: "list the guest's CPUs, or take some online or offline",
-        options: &[
-            option("online", "NUMBERS", "take these online, as 1,3-5, or all"),
-            option("offline", "NUMBERS", "take these offline"),
-            JSON,
-            CONTROL,
-            DIRECT,
-        ],
+        options: &[ONLINE, OFFLINE, JSON, CONTROL, DIRECT],
     },
     Command {
         name: "memory",
         usage: "VM",
         about: "list the guest's blocks of memory, or take some online or offline",
-        options: &[
-            option("online", "NUMBERS", "take these online, as 1,3-5, or all"),
-            option("offline", "NUMBERS", "take these offline"),
-            JSON,
-            CONTROL,
-            DIRECT,
-        ],
+        options: &[ONLINE, OFFLINE, JSON, CONTROL, DIRECT],
     },
     Command {
         name: "packages",

@@ -25,6 +25,26 @@ pub struct Opt {
     pub about: &'static str,
 }
 
+/// An option without a value.
+pub const fn flag(long: &'static str, short: Option<char>, about: &'static str) -> Opt {
+    Opt {
+        long,
+        short,
+        value: None,
+        about,
+    }
+}
+
+/// An option with a value.
+pub const fn option(long: &'static str, value: &'static str, about: &'static str) -> Opt {
+    Opt {
+        long,
+        short: None,
+        value: Some(value),
+        about,
+    }
+}
+
 /// What was typed, checked against the table.
 #[derive(Debug, Default)]
 pub struct Typed {
