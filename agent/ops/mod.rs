@@ -11,7 +11,7 @@ mod services;
 mod storage;
 mod time;
 mod trim;
-mod who;
+pub mod who;
 
 use std::fs::File;
 use std::io::{self, Read};
