@@ -32,6 +32,7 @@ sum() { cat "$@" | sha256sum | cut -c 1-16; }
 
 # Prints mirror and release: of this machine's apt, or where all have them.
 source_of_packages() {
+    # shellcheck source=/dev/null
     wanted=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
     # Without lists of packages apt has no release information yet.
     apt-get indextargets --no-release-info --format "\$(REPO_URI) \$(RELEASE) \$(COMPONENT)" \
