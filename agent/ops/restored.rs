@@ -206,7 +206,8 @@ fn tool_until(name: &str, args: &[&str], end: Time) -> Result<(), String> {
     }
 }
 
-fn processes() -> Vec<(i32, String)> {
+/// All processes, with the kernel's names for them.
+pub fn processes() -> Vec<(i32, String)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let named = entries.filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
