@@ -49,7 +49,9 @@ pub fn keys_and_sessions_are_sshs_and_logins(guest: &Guest) {
     assert!(guest.says(&format!("{ssh} id -un")).ends_with("alice"));
 
     // One comes by the network and one by a terminal, and each is known to login's file and to logind.
-    assert_eq!(guest.ask("users", &[]).text(), "nobody is logged in");
+    wait_until("that session's end", PATIENCE, || {
+        guest.ask("users", &[]).text() == "nobody is logged in"
+    });
     let far = guest
         .node()
         .begin(&["exec", "db1", "--", &format!("{ssh} -tt sleep 1000000")]);

@@ -63,8 +63,9 @@ pub fn it_starts_again_and_switches_off_in_order(guest: &Guest) {
     assert!(said.starts_with("db1: started again after "), "{said}");
     assert_ne!(guest.node().vm("db1")["boot_id"], boot);
     // Nothing was left to be recovered.
-    let said = guest
-        .says("dmesg | grep 'recovery complete'; last -x shutdown reboot | head -n 2 | cut -c 1-8");
+    let said = guest.says(
+        "dmesg | grep 'recovery complete'; last -x shutdown reboot | head -n 2 | cut -d ' ' -f 1",
+    );
     assert_eq!(said, "reboot\nshutdown");
     assert_eq!(
         guest.sh("hostname; cat /etc/machine-id"),
