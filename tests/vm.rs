@@ -25,6 +25,9 @@ mod trees;
 // What an operator does to a guest, in one of its own.
 mod ops;
 
+// The same where it needs systemd: a Debian, with its own tools beside ours.
+mod debian;
+
 // What doctor says of each thing that can be wrong, with a real QEMU and a real libvirt.
 mod diagnosis;
 mod libvirt;

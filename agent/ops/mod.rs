@@ -14,7 +14,7 @@ pub mod setup;
 mod storage;
 mod time;
 mod trim;
-mod who;
+pub mod who;
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use quantix::error::{Code, Failure};
 use quantix::message::agent::{NameReport, SetName};
 use quantix::rt::replace::Replacement;
+use quantix::rt::sys::process::{self, Signal};
 use quantix::rt::sys::uname::set_hostname;
 use quantix::rt::{clock, random, zone};
 
 use super::read_regular;
+use super::restored::processes;
 use crate::telemetry::os;
 
 const ZONES: &str = "/usr/share/zoneinfo";
@@ -29,6 +31,7 @@ pub fn set(request: &SetName) -> Result<NameReport, Failure> {
     }
     if let Some(zone) = zone {
         set_zone(root, &request.timezone, &zone)?;
+        forget_zone();
     }
     Ok(NameReport {
         hostname: os::hostname(),
@@ -138,6 +141,17 @@ fn set_zone(root: &Path, name: &str, zone: &Path) -> Result<(), Failure> {
     match fs::symlink_metadata(&written) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         _ => replace(&written, name),
+    }
+}
+
+/// timedated remembers the zone from its start on, tells of the old one for another half minute, and would take an
+/// order to set that one for done. It is started again by whoever asks it next.
+fn forget_zone() {
+    for (pid, name) in processes() {
+        // As much as the kernel keeps of its name.
+        if name == "systemd-timedat" {
+            process::signal(pid, Signal::TERMINATE);
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 //! what it shares with a twin is made its own. One step after the other, and one report; a step that fails
 //! does not keep the others.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,9 +15,10 @@ use quantix::rt::sys::entropy;
 use quantix::rt::sys::process::{self, Signal};
 use quantix::rt::tool::Tool;
 use quantix::rt::{clock, random};
+use quantix::time::Time;
 
 use super::time;
-use crate::hooks;
+use crate::{hooks, names};
 
 /// What the operator wants to be done, too.
 const HOOKS: &str = "/etc/quantix-kvm/restore.d";
@@ -26,6 +28,12 @@ const HOOKS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Of one program.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Of all host keys together: a large one takes an emulated processor a minute.
+const KEYS_PATIENCE: Duration = Duration::from_secs(90);
+
+/// Kinds of host keys that sshd(8) takes.
+const KINDS: [&str; 3] = ["rsa", "ecdsa", "ed25519"];
 
 /// Fewer bytes are no secret.
 const LEAST: usize = 32;
@@ -52,7 +60,7 @@ pub fn restored(request: &Restored) -> RestoredReport {
         step("machine-id", new_machine_id(Path::new("/")));
     }
     if request.new_ssh_host_keys {
-        step("ssh-host-keys", new_host_keys());
+        step("ssh-host-keys", new_host_keys(Path::new("/etc/ssh")));
     }
     step("dhcp", renew());
     let mut called = Vec::new();
@@ -119,30 +127,33 @@ fn new_machine_id(root: &Path) -> Outcome {
     }
 }
 
-/// Made beside the old ones, so that there are always some.
-fn new_host_keys() -> Outcome {
-    let place = "/etc/ssh/.qx-new";
-    let target = Path::new("/etc/ssh");
-    let made = Path::new(place).join("etc/ssh");
-    let _ = fs::remove_dir_all(place);
-    let done = fs::create_dir_all(&made).map_err(|e| format!("{place}: {}", system_text(&e)));
-    let done = done.and_then(|()| {
-        let args = ["-A", "-f", place];
-        let said = Tool::new("ssh-keygen", &args, PATIENCE * 3).run();
-        let said = said.map_err(|e| format!("ssh-keygen: {}", system_text(&e)))?;
-        if !said.is_success() {
-            return Err(format!("ssh-keygen: {}", said.why()));
-        }
-        let mut count = 0;
-        for entry in fs::read_dir(&made).into_iter().flatten().flatten() {
-            let renamed = fs::rename(entry.path(), target.join(entry.file_name()));
-            renamed.map_err(|e| format!("/etc/ssh: {}", system_text(&e)))?;
-            count += 1;
-        }
-        Ok(format!("{} new ones", count / 2))
-    });
-    let _ = fs::remove_dir_all(place);
-    done
+/// Of the kinds that there are, made beside the old ones, so that there are always some.
+fn new_host_keys(directory: &Path) -> Outcome {
+    let file = |directory: &Path, kind: &str| directory.join(["ssh_host_", kind, "_key"].concat());
+    let mut kinds = KINDS.to_vec();
+    kinds.retain(|kind| file(directory, kind).exists());
+    if kinds.is_empty() {
+        return Ok("there were none".to_owned());
+    }
+    let place = directory.join(".qx-new");
+    let failed = |e: io::Error| format!("{}: {}", place.display(), system_text(&e));
+    let _ = fs::remove_dir_all(&place);
+    let mut done = DirBuilder::new().mode(0o700).create(&place).map_err(failed);
+    let end = clock::now() + KEYS_PATIENCE;
+    for kind in &kinds {
+        let new = file(&place, kind);
+        let new = new.to_string_lossy();
+        let args = ["-q", "-N", "", "-t", kind, "-f", &new];
+        done = done.and_then(|()| tool_until("ssh-keygen", &args, end));
+    }
+    for name in names::all(&place).unwrap_or_default() {
+        done = done.and_then(|()| {
+            let renamed = fs::rename(place.join(&name), directory.join(&name));
+            renamed.map_err(failed)
+        });
+    }
+    let _ = fs::remove_dir_all(&place);
+    done.map(|()| format!("{} new ones: {}", kinds.len(), kinds.join(", ")))
 }
 
 /// Whoever has leases asks for them again. dhclient(8) takes no word for that, and does it in its own time.
@@ -184,14 +195,18 @@ fn cards() -> Vec<String> {
 }
 
 fn tool(name: &str, args: &[&str]) -> Result<(), String> {
-    match Tool::new(name, args, PATIENCE).run() {
+    tool_until(name, args, clock::now() + PATIENCE)
+}
+
+fn tool_until(name: &str, args: &[&str], end: Time) -> Result<(), String> {
+    match Tool::new(name, args, end.since(clock::now())).run() {
         Ok(said) if said.is_success() => Ok(()),
         Ok(said) => Err(format!("{name}: {}", said.why())),
         Err(e) => Err(format!("{name}: {}", system_text(&e))),
     }
 }
 
-/// Number and name of each process.
+/// All processes, with the kernel's names for them.
 pub fn processes() -> Vec<(i32, String)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let named = entries.filter_map(|entry| {
@@ -238,5 +253,36 @@ mod tests {
         assert_ne!(id, "0123456789abcdef0123456789abcdef\n");
         assert!(root.join("var/lib/dbus/machine-id").is_symlink());
         fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn host_keys_of_kinds_that_there_are_not_are_not_made() {
+        let directory = std::env::temp_dir().join(format!("qx-host-keys-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        assert_eq!(new_host_keys(&directory).unwrap(), "there were none");
+        for name in [
+            "ssh_host_ed25519_key",
+            "ssh_host_ed25519_key.pub",
+            "ssh_host_old_key",
+        ] {
+            fs::write(directory.join(name), "old").unwrap();
+        }
+        let told = new_host_keys(&directory);
+        let text = |name: &str| fs::read_to_string(directory.join(name)).unwrap();
+        match told {
+            Ok(told) => {
+                assert_eq!(told, "1 new ones: ed25519");
+                assert!(text("ssh_host_ed25519_key").contains("PRIVATE KEY"));
+                assert!(text("ssh_host_ed25519_key.pub").starts_with("ssh-ed25519 "));
+            }
+            // Where there is no such program the old ones stay.
+            Err(why) => {
+                assert!(why.starts_with("ssh-keygen: No such file"), "{why}");
+                assert_eq!(text("ssh_host_ed25519_key"), "old");
+            }
+        }
+        assert_eq!(text("ssh_host_old_key"), "old");
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 3);
+        fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -16,8 +16,10 @@ use quantix::message::agent::{
 use quantix::rt::tool::{Said, Tool};
 use quantix::rt::unit;
 
-/// For a question, of which a request has two at most.
+/// For a question, of which a request has two at most; one may take long, where systemd has to look into
+/// hundreds of files.
 const PATIENCE: Duration = Duration::from_secs(8);
+const LONG_PATIENCE: Duration = Duration::from_secs(20);
 
 /// For what a service is told to do, in seconds.
 const USUAL: u32 = 90;
@@ -159,8 +161,8 @@ impl Manager {
 }
 
 /// What a tool answers to a question.
-fn ask(tool: &str, args: &[&str]) -> Result<String, Failure> {
-    let said = run(tool, args, PATIENCE)?;
+fn ask(tool: &str, args: &[&str], patience: Duration) -> Result<String, Failure> {
+    let said = run(tool, args, patience)?;
     match fault(&said) {
         Some(why) => Err(Failure::new(Code::Internal, format!("{tool}: {why}"))),
         None => Ok(String::from_utf8_lossy(&said.output).into_owned()),

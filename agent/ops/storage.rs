@@ -3,10 +3,17 @@
 use std::fs;
 use std::path::Path;
 
+use prost::Message;
 use quantix::message::agent::{BlockDevice, Storage};
 
-/// Devices that are told of.
+use super::PAGE;
+
+/// Devices that are told of, and devices below one of them.
 const MAX_DEVICES: usize = 256;
+const MAX_BELOW: usize = 16;
+
+/// Characters of a word: as many as a name of device-mapper has.
+const MAX_WORD: usize = 128;
 
 /// What /sys, which is at `sys`, says.
 pub fn devices(sys: &Path) -> Storage {
@@ -25,6 +32,11 @@ pub fn devices(sys: &Path) -> Storage {
         }
         disk.address = address(&path);
         disk.discards = number(&path, "queue/discard_max_bytes") > 0;
+        disk.made_of = made_of(&path);
+        let mapped = word(&path, "dm/name");
+        if !mapped.is_empty() {
+            disk.name = ["mapper/", &mapped].concat();
+        }
         storage.devices.push(disk);
         for part in names(&path) {
             let path = path.join(&part);
@@ -36,6 +48,9 @@ pub fn devices(sys: &Path) -> Storage {
         }
     }
     storage.devices.truncate(MAX_DEVICES);
+    while storage.encoded_len() > PAGE {
+        storage.devices.pop();
+    }
     storage
 }
 
@@ -47,6 +62,17 @@ fn device(path: &Path, name: &str) -> BlockDevice {
         read_only: number(path, "ro") > 0,
         ..Default::default()
     }
+}
+
+/// The devices below it, or the file of a loop device.
+fn made_of(path: &Path) -> Vec<String> {
+    let mut below = names(&path.join("slaves"));
+    let file = word(path, "loop/backing_file");
+    if !file.is_empty() {
+        below.push(file);
+    }
+    below.truncate(MAX_BELOW);
+    below
 }
 
 /// Sizes in /sys/block are in these, whatever the disk's own are.
@@ -63,7 +89,7 @@ fn names(directory: &Path) -> Vec<String> {
 fn word(path: &Path, name: &str) -> String {
     let text = fs::read(path.join(name)).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    text.trim().chars().take(64).collect()
+    text.trim().chars().take(MAX_WORD).collect()
 }
 
 fn number(path: &Path, name: &str) -> u64 {
@@ -93,6 +119,43 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn what_is_made_of_others_says_of_which() {
+        let sys = std::env::temp_dir().join(format!("qx-storage-{}-dm", std::process::id()));
+        let block = |name: &str| sys.join("block").join(name);
+        for (name, file, text) in [
+            ("dm-0", "dm/name", "data-logs\n"),
+            ("dm-0", "slaves/vdb1/x", ""),
+            ("dm-0", "slaves/vdc/x", ""),
+            ("loop0", "loop/backing_file", "/srv/my image (deleted)\n"),
+            ("vdc", "ro", "0\n"),
+        ] {
+            let path = block(name).join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+            fs::write(block(name).join("size"), "8\n").unwrap();
+        }
+        let found = devices(&sys).devices;
+        fs::remove_dir_all(&sys).unwrap();
+        let found: Vec<_> = found
+            .iter()
+            .map(|one| (&*one.name, &one.made_of[..]))
+            .collect();
+        let words = |words: &[&str]| {
+            words
+                .iter()
+                .map(|word| (*word).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let (below, file) = (words(&["vdb1", "vdc"]), words(&["/srv/my image (deleted)"]));
+        let wanted = [
+            ("mapper/data-logs", &below[..]),
+            ("loop0", &file[..]),
+            ("vdc", &[][..]),
+        ];
+        assert_eq!(found, wanted);
+    }
 
     #[test]
     fn disks_have_their_address_and_their_partitions() {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quantix::error::{Code, Failure, system_text};
-use quantix::message::agent::{PowerAction, Shutdown, ShutdownResponse};
+use quantix::message::agent::{ListUsers, PowerAction, Shutdown, ShutdownResponse};
 use quantix::rt::check::plain;
 use quantix::rt::clock;
 use quantix::rt::sys::fd::{Wait, pipe, try_lock, wait};
@@ -21,6 +21,7 @@ use quantix::rt::sys::power::{self, End};
 use quantix::rt::sys::process::{self, Signal, Watch, set_name};
 use quantix::rt::tool::Tool;
 
+use crate::{names, ops};
 use init::Init;
 
 /// The longest delay, in seconds: a day.
@@ -301,9 +302,20 @@ fn tell_users(name: &str, delay: Duration, message: &str) {
 /// On the console and on all terminals, as wall(1) does it.
 fn show(line: &str) {
     let line = format!("\r\nquantix-kvm-agent: {line}\r\n");
-    let terminals = fs::read_dir("/dev/pts").into_iter().flatten().flatten();
-    let terminals = terminals.map(|entry| entry.path());
-    for path in terminals.chain([PathBuf::from("/dev/console")]) {
+    let mut paths = vec![PathBuf::from("/dev/console")];
+    for name in names::all(Path::new("/dev/pts")).unwrap_or_default() {
+        paths.push(Path::new("/dev/pts").join(name));
+    }
+    // Whoever sits at one of these; that they are open says nothing.
+    let consoles = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
+    for user in ops::who::list(&ListUsers::default()).users {
+        let name = &*user.terminal;
+        let is_console = consoles.split_whitespace().any(|console| console == name);
+        if name.starts_with("tty") && !name.contains('/') && !is_console {
+            paths.push(Path::new("/dev").join(name));
+        }
+    }
+    for path in paths {
         // One that nobody reads is full.
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
         let terminal = File::options().write(true).custom_flags(flags).open(path);

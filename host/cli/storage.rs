@@ -61,14 +61,18 @@ pub fn device_table(devices: &[BlockDevice]) -> String {
             (device.read_only, "read-only"),
             (device.discards, "discards"),
         ];
-        let flags = flags.iter().filter(|flag| flag.0).map(|flag| flag.1);
+        let flags = flags.iter().filter(|flag| flag.0);
+        let mut flags: Vec<String> = flags.map(|flag| flag.1.to_owned()).collect();
+        if !device.made_of.is_empty() {
+            flags.push(format!("on {}", device.made_of.join(", ")));
+        }
         rows.push(vec![
             format!("{indent}{}", plain(&device.name)),
             bytes(device.size),
             or_dash(&device.address),
             or_dash(&device.serial),
             or_dash(&device.model),
-            or_dash(&flags.collect::<Vec<_>>().join(", ")),
+            or_dash(&flags.join(", ")),
         ]);
     }
     table(&rows)
@@ -85,6 +89,7 @@ pub fn device_json(device: &BlockDevice) -> Value {
         "read_only": device.read_only,
         "discards": device.discards,
         "parent": given(&device.parent),
+        "made_of": device.made_of,
     })
 }
 

@@ -185,11 +185,12 @@ impl Daemon {
                 | Body::SetName(_)
                 | Body::ListProcesses(_)
                 | Body::KillProcess(_)
-                | Body::ListServices(_)
                 | Body::GetStorage(_)
                 | Body::GetHardware(_)
                 | Body::ListPackages(_),
             ) => Some(QUESTION),
+            // Two questions to the guest's systemd, one of which takes long in a slow guest.
+            Some(Body::ListServices(_)) => Some(QUESTION + LATE),
             Some(Body::Freeze(freeze)) => {
                 let seconds = match freeze.timeout_seconds {
                     0 => FREEZE_SECONDS,
@@ -432,7 +433,7 @@ const QUESTION: Duration = Duration::from_secs(20);
 /// File systems thaw at once; the hooks behind that have a minute.
 const THAW: Duration = Duration::from_secs(80);
 
-/// Host keys and hooks have a minute each, and who has leases some time, too.
+/// Host keys have 90 s, hooks a minute, and who has leases some time, too.
 const RESTORED: Duration = Duration::from_secs(240);
 
 /// A manager has minutes to bring an interface up, and if it does not as many to bring it back.

@@ -782,8 +782,13 @@ impl Own {
     /// The guest boots, and no daemon runs.
     #[track_caller]
     pub fn boot(options: &Options) -> Self {
+        Self::boot_in(Place::new(), options)
+    }
+
+    /// The same in a place where there is something already, as the guest's disks.
+    #[track_caller]
+    pub fn boot_in(place: Place, options: &Options) -> Self {
         let turn = Some(Turn::wait());
-        let place = Place::new();
         let node = Node::new(&place);
         let vm = Vm::start(&place, "db1", options);
         Self {

@@ -110,6 +110,11 @@ make_kernel() {
     [ -n "$image" ] || die "no vmlinuz in the kernel package"
     cp "$image" "$tmp/kernel/vmlinuz"
     chmod 644 "$tmp/kernel/vmlinuz"
+    # All of them, with their indices' sources, for a guest that loads them by itself: debian.sh.
+    tree=$(find "$tmp/tree" -type d -path '*/lib/modules/*' -prune | head -n 1)
+    rm -f "$tree/build" "$tree/source"
+    mkdir "$tmp/kernel/tree"
+    mv "$tree" "$tmp/kernel/tree/"
     rm -rf "$cache"/kernel-*
     mv "$tmp/kernel" "$kernel"
 }
@@ -165,7 +170,7 @@ tmp=$(mktemp -d "$cache/tmp.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' INT TERM HUP
 
-kernel=$cache/kernel-$(echo "$port_modules:$rng_modules:$disk_modules:$net_modules:$fs_modules" | sum)
+kernel=$cache/kernel-$(echo "tree:$port_modules:$rng_modules:$disk_modules:$net_modules:$fs_modules" | sum)
 [ -d "$kernel" ] || make_kernel
 busybox=$(find_busybox)
 key=$(sum "$here/image.sh" "$here/init" "$here/supervise" "$here/port-links" "$here/probe.c" \

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the VM tests need and this machine lacks: QEMU for x86, a static busybox, cpio, a C
-# compiler with a static libc, make, mke2fs, mkfs.xfs, socat, tmux, libvirt, and the tools that unpack kernel
-# packages.
+# compiler with a static libc, make, mke2fs, mkfs.xfs, socat, tmux, libvirt, debootstrap, and the tools that
+# unpack kernel packages.
 #
 #   usage: tests/vm/install.sh
 #
@@ -44,6 +44,7 @@ missing() {
     have zstd || echo zstd
     PATH=$PATH:/usr/sbin:/sbin have mke2fs || echo e2fsprogs
     PATH=$PATH:/usr/sbin:/sbin have mkfs.xfs || echo xfsprogs
+    PATH=$PATH:/usr/sbin:/sbin have debootstrap || echo debootstrap
 }
 
 translate() {

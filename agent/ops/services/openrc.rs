@@ -6,7 +6,7 @@ use quantix::error::Failure;
 use quantix::message::agent::{Service, ServiceReport, ServiceState};
 use quantix::rt::tool::Said;
 
-use super::{ask, cut, run};
+use super::{PATIENCE, ask, cut, run};
 
 /// Where services are that start at boot.
 const RUNLEVEL: &str = "default";
@@ -15,8 +15,8 @@ const ENABLED: &str = "enabled";
 
 /// All services that there is a script of.
 pub fn all() -> Result<Vec<Service>, Failure> {
-    let mut services = states(&ask("rc-status", &["--servicelist"])?);
-    runlevels(&ask("rc-update", &["show"])?, &mut services);
+    let mut services = states(&ask("rc-status", &["--servicelist"], PATIENCE)?);
+    runlevels(&ask("rc-update", &["show"], PATIENCE)?, &mut services);
     Ok(services)
 }
 

@@ -7,7 +7,7 @@ use quantix::message::agent::{Service, ServiceReport, ServiceState};
 use quantix::rt::clock;
 use quantix::rt::tool::Said;
 
-use super::{ask, cut, run};
+use super::{LONG_PATIENCE, PATIENCE, ask, cut, run};
 use crate::doctor::value;
 
 const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,SubState,UnitFileState,Description,\
@@ -15,7 +15,7 @@ const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,SubState,UnitFileS
 
 /// All services that are loaded or that there is a file of.
 pub fn all() -> Result<Vec<Service>, Failure> {
-    let list = |what, more| {
+    let list = |what, patience| {
         let args = [
             what,
             "--type=service",
@@ -23,12 +23,15 @@ pub fn all() -> Result<Vec<Service>, Failure> {
             "--no-pager",
             "--full",
             "--all",
-            more,
+            "--plain",
+            // With the type alone systemd looks into the files of all other units, too, which takes it seconds
+            // in a slow guest.
+            "*.service",
         ];
-        ask("systemctl", &args)
+        ask("systemctl", &args, patience)
     };
-    let mut services = units(&list("list-units", "--plain")?);
-    files(&list("list-unit-files", "--plain")?, &mut services);
+    let mut services = units(&list("list-units", PATIENCE)?);
+    files(&list("list-unit-files", LONG_PATIENCE)?, &mut services);
     Ok(services)
 }
 
@@ -39,7 +42,11 @@ pub fn tell(verb: &str, name: &str, patience: Duration) -> Result<Option<Said>, 
 
 /// How a service is.
 pub fn look(name: &str) -> Result<Option<ServiceReport>, Failure> {
-    let text = ask("systemctl", &["--no-pager", PROPERTIES, "show", "--", name])?;
+    let text = ask(
+        "systemctl",
+        &["--no-pager", PROPERTIES, "show", "--", name],
+        PATIENCE,
+    )?;
     let now_us = clock::now().since(Default::default()).as_micros();
     Ok(report(&text, u64::try_from(now_us).unwrap_or(0)))
 }

@@ -53,16 +53,16 @@ fn a_clone_gets_what_is_its_own_and_a_step_that_fails_keeps_no_other() {
     let time = cli(&["time", "db1", "--json"]).json();
     assert!(time["ahead_seconds"].as_f64().unwrap().abs() < 1.0);
 
-    // What ssh-keygen -A -f PREFIX does. A client of a lease is told.
+    // What ssh-keygen -q -N PASSPHRASE -t KIND -f FILE does. A client of a lease is told.
     sh(
-        "printf '#!/bin/sh\\n[ \"$1 $2\" = \"-A -f\" ] && echo new >$3/etc/ssh/ssh_host_rsa_key && echo new >$3/etc/ssh/ssh_host_rsa_key.pub\\n' >/bin/ssh-keygen; chmod 755 /bin/ssh-keygen",
+        "printf '#!/bin/sh\\n[ \"$3$5\" = rsa ] && echo new >$7 && echo new >$7.pub\\n' >/bin/ssh-keygen; chmod 755 /bin/ssh-keygen",
     );
     let line = "trap 'echo renews >/dev/console' USR1; echo udhcpc >/proc/self/comm; echo listens >/dev/console; while :; do sleep 1; done";
     cli(&["exec", "db1", "--detach", "--", line]).ok();
     own.vm.wait_console("listens");
     let report = cli(&["restored", "db1", "--ssh-host-keys", "--no-hooks", "--json"]).json();
     let told = steps(&report);
-    assert_eq!(told[2], "ssh-host-keys: 1 new ones");
+    assert_eq!(told[2], "ssh-host-keys: 1 new ones: rsa");
     assert_eq!(
         sh("cat /etc/ssh/ssh_host_rsa_key; ls -a /etc/ssh | wc -l"),
         "new\n4"

@@ -155,8 +155,9 @@ fn systemd_is_asked_over_its_tools() {
         "{text}"
     );
     let asked = guest.asked();
-    let units = "list-units --type=service --no-legend --no-pager --full --all --plain\n";
-    let files = "list-unit-files --type=service --no-legend --no-pager --full --all --plain\n";
+    let units = "list-units --type=service --no-legend --no-pager --full --all --plain *.service\n";
+    let files =
+        "list-unit-files --type=service --no-legend --no-pager --full --all --plain *.service\n";
     assert!(asked.starts_with(&[units, files].concat()), "{asked}");
 
     // Each action, by the unit's name and as an argument of its own.

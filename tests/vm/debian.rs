@@ -1,0 +1,140 @@
+//! A guest as people have them: a Debian with systemd, journald and logind, made by `debian.sh`. What we do to it
+//! is held against what its own tools say of it afterwards.
+//!
+//! A boot takes an emulated processor a while, so each of the two guests here is asked everything, in order.
+
+mod accounts;
+mod freeze;
+mod inventory;
+mod names;
+mod power;
+mod services;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+use super::harness::{Node, Options, Outcome, Own, PATIENCE, Place, script, system, wait_until};
+
+/// The disk that all start from, made once for all runs.
+static DISK: LazyLock<PathBuf> = LazyLock::new(|| {
+    let made = Command::new("sh")
+        .arg(script("debian.sh"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let why = String::from_utf8_lossy(&made.stderr);
+    assert!(
+        made.status.success(),
+        "no Debian for the VM tests; tests/vm/install.sh installs what they need\n{why}"
+    );
+    let path = String::from_utf8(made.stdout).unwrap();
+    PathBuf::from(path.trim_end())
+});
+
+/// A Debian, `db1`, with its daemon.
+struct Guest {
+    own: Own,
+    /// Its root's disk, as it is now.
+    disk: PathBuf,
+}
+
+impl Guest {
+    /// It has these disks, too: of each the serial number and the MiB.
+    fn boot(disks: &[(&str, u64)]) -> Self {
+        let place = Place::new();
+        let disk = place.file("root");
+        let words = ["cp", "--sparse=always"].map(str::to_owned);
+        let copy = [DISK.to_str().unwrap(), disk.to_str().unwrap()].map(str::to_owned);
+        let words: Vec<String> = words.into_iter().chain(copy).collect();
+        system(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut qemu = vec!["-m".to_owned(), "384".to_owned()];
+        let mut add = |path: &PathBuf, serial: &str| {
+            let drive = format!("file={},format=raw,if=none,id={serial}", path.display());
+            let device = format!("virtio-blk-pci,drive={serial},serial={serial}");
+            qemu.extend(["-drive".to_owned(), drive, "-device".to_owned(), device]);
+        };
+        add(&disk, "root");
+        for (serial, mib) in disks {
+            let path = place.file(serial);
+            fs::File::create(&path).unwrap().set_len(mib << 20).unwrap();
+            add(&path, serial);
+        }
+        let qemu: Vec<&str> = qemu.iter().map(String::as_str).collect();
+        let mut own = Own::boot_in(
+            place,
+            &Options {
+                append: "qx.root=/dev/vda rw",
+                qemu: &qemu,
+            },
+        );
+        own.node.start();
+        let ready = || own.node.state("db1") == "ready";
+        wait_until("Debian's agent", 3 * PATIENCE, ready);
+        Self { own, disk }
+    }
+
+    fn node(&self) -> &Node {
+        &self.own.node
+    }
+
+    /// `qx-node COMMAND db1 WORDS...`
+    fn ask(&self, command: &str, words: &[&str]) -> Outcome {
+        let words = [&[command, "db1"], words].concat();
+        // Some of it takes longer than commands in small guests.
+        self.node().begin(&words).finish()
+    }
+
+    #[track_caller]
+    fn json(&self, command: &str, words: &[&str]) -> Value {
+        self.ask(command, &[words, &["--json"]].concat()).json()
+    }
+
+    /// Runs a shell line, whose status and complaints are nobody's business.
+    fn says(&self, line: &str) -> String {
+        self.node().sh("db1", &format!("{{ {line}\n}} 2>&1; true"))
+    }
+
+    /// Runs a shell line that has to succeed.
+    #[track_caller]
+    fn sh(&self, line: &str) -> String {
+        self.node().sh("db1", line)
+    }
+
+    /// Puts a file there.
+    #[track_caller]
+    fn put(&self, path: &str, content: &str) {
+        let local = self.own.place.file("put");
+        fs::write(&local, content).unwrap();
+        let to = format!("db1:{path}");
+        let words = ["cp", "--parents", local.to_str().unwrap(), &to];
+        self.node().cli(&words).ok();
+    }
+
+    /// Does this, and waits until another agent has come.
+    fn until_next_agent(&self, act: impl FnOnce()) {
+        let sessions = || self.node().vm("db1")["counters"]["sessions"].clone();
+        let before = sessions();
+        act();
+        wait_until("the next agent", PATIENCE, || {
+            sessions() != before && self.node().state("db1") == "ready"
+        });
+    }
+}
+
+#[test]
+fn a_debian_is_run_beside_its_own_tools() {
+    let guest = Guest::boot(&[]);
+    services::are_told_what_to_do(&guest);
+    services::logs_are_the_journals(&guest);
+    accounts::passwords_let_in_and_keep_out(&guest);
+    accounts::keys_and_sessions_are_sshs_and_logins(&guest);
+    inventory::processes_and_memory_are_those_of_its_tools(&guest);
+    names::are_those_of_hostnamed_and_timedated(&guest);
+    power::what_is_due_is_told_and_taken_back(&guest);
+    power::a_clone_has_its_own_identity(&guest);
+    power::it_starts_again_and_switches_off_in_order(&guest);
+}
