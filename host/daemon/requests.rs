@@ -161,7 +161,8 @@ impl Daemon {
                 | Body::WriteFile(_)
                 | Body::ReadTree(_)
                 | Body::WriteTree(_)
-                | Body::Trim(_),
+                | Body::Trim(_)
+                | Body::Grow(_),
             ) => None,
             Some(Body::ServiceControl(control)) => {
                 let asked = match control.timeout_seconds {
