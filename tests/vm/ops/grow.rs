@@ -15,10 +15,11 @@ const MIB: u64 = 1 << 20;
 fn partitioned(disk: &Path, mib: u64, label: &str, make: &[&str]) {
     let part = disk.with_extension("part");
     // The last MiB is the GPT's backup's.
-    make_disk(&part, mib - 3, make);
+    let own = mib - if label == "gpt" { 3 } else { 2 };
+    make_disk(&part, own, make);
     File::create(disk).unwrap().set_len(mib * MIB).unwrap();
     let table = disk.with_extension("table");
-    let size = (mib - 3) * 2048;
+    let size = own * 2048;
     let text = format!("label: {label}\nstart=2048, size=2048\nstart=4096, size={size}\n");
     fs::write(&table, text).unwrap();
     let (table, name) = (table.to_str().unwrap(), disk.to_str().unwrap());
@@ -59,7 +60,7 @@ fn partitions_and_file_systems_grow_with_their_disks() {
     });
     let [gpt, mbr, whole, full] = &disks;
     partitioned(gpt, 64, "gpt", &["mke2fs", "-q", "-t", "ext4"]);
-    partitioned(mbr, 323, "dos", &["mkfs.xfs", "-q"]);
+    partitioned(mbr, 322, "dos", &["mkfs.xfs", "-q"]);
     make_disk(whole, 32, &["mke2fs", "-q", "-t", "ext4"]);
     // Its first partition is the one with the file system.
     partitioned(full, 16, "gpt", &["mke2fs", "-q", "-t", "ext4"]);
@@ -76,7 +77,14 @@ fn partitions_and_file_systems_grow_with_their_disks() {
         qemu: &qemu.iter().map(String::as_str).collect::<Vec<_>>(),
         ..Default::default()
     });
-    let sh = |line: &str| own.node.sh("db1", line);
+    let sh = |line: &str| {
+        let said = own.node.cli(&["exec", "db1", "--", line]);
+        assert_eq!(said.status, 0, "{line}: {said:?}");
+        String::from_utf8(said.stdout)
+            .unwrap()
+            .trim_end()
+            .to_owned()
+    };
     let cli = |words: &[&str]| own.node.cli(words);
     let grow = |mount: &str, words: &[&str]| -> Value {
         let words = [&["grow", "db1", mount, "--json"], words].concat();
@@ -146,9 +154,8 @@ fn partitions_and_file_systems_grow_with_their_disks() {
     );
 
     // While somebody writes.
-    sh(
-        "(while :; do head -c 100000 /dev/urandom >/srv/a/busy; done) >/dev/null 2>&1 & echo $! >/tmp/busy",
-    );
+    let busy = "echo $$ >/tmp/busy; while :; do head -c 100000 /dev/urandom >/srv/a/busy; done";
+    cli(&["exec", "db1", "--detach", "--", busy]).ok();
     for (mount, kind, part, table, after) in [
         ("/srv/a", "ext4", "vda2", "GPT", 197),
         ("/srv/b", "xfs", "vdb2", "MBR", 498),
@@ -189,7 +196,7 @@ fn partitions_and_file_systems_grow_with_their_disks() {
     refused("/tmp", "/tmp: a tmpfs is on no disk");
     refused("/none", "/none: nothing is mounted there");
     sh(
-        "truncate -s 8M /srv/a/image && mke2fs -q /srv/a/image >/dev/null 2>&1 \
+        "truncate -s 8M /srv/a/image && mke2fs -F /srv/a/image >/dev/null 2>&1 \
         && losetup /dev/loop0 /srv/a/image && mount -t ext4 /dev/loop0 /srv/loop",
     );
     refused("/srv/loop", "loop0 is a loop device: grow its file by hand");
@@ -202,13 +209,13 @@ fn partitions_and_file_systems_grow_with_their_disks() {
     cli(&["grow", "db1"]).failed(2, &["which file system?"]);
 
     // Broken by hand: refused, and as it was.
-    sh("printf x | dd of=/dev/vda bs=1 seek=600 conv=notrunc 2>/dev/null; sync");
+    sh("printf x | dd of=/dev/vda bs=1 seek=532 conv=notrunc 2>/dev/null; sync");
     resize(0, 300);
     refused(
         "/srv/a",
         "vda2: the GPT in block 1 of its disk is broken: its header's checksum",
     );
-    sh("printf '\\0' | dd of=/dev/vda bs=1 seek=600 conv=notrunc 2>/dev/null; sync");
+    sh("printf '\\0' | dd of=/dev/vda bs=1 seek=532 conv=notrunc 2>/dev/null; sync");
     assert_eq!(grow("/srv/a", &[])["filesystem"]["after"], 297 * MIB);
 
     // What was there is there, also for those who look at the disk later.
