@@ -288,3 +288,94 @@ impl Device {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A /sys with this disk, as 254:0, and its second partition, as 254:2.
+    fn sys(name: &str, files: &[(&str, &str)]) -> PathBuf {
+        let sys = std::env::temp_dir().join(format!("qx-grow-{name}-{}", std::process::id()));
+        let disk = sys.join("devices/block/vda");
+        let usual = [
+            ("size", "204800"),
+            ("ro", "0"),
+            ("queue/logical_block_size", "512"),
+            ("vda2/size", "8192"),
+            ("vda2/start", "4096"),
+            ("vda2/partition", "2"),
+        ];
+        for (name, text) in usual.iter().chain(files) {
+            let path = disk.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        fs::create_dir_all(sys.join("dev/block")).unwrap();
+        symlink(&disk, sys.join("dev/block/254:0")).unwrap();
+        symlink(disk.join("vda2"), sys.join("dev/block/254:2")).unwrap();
+        sys
+    }
+
+    #[test]
+    fn a_partition_knows_its_disk_and_its_place_there() {
+        let sys = sys("place", &[("queue/logical_block_size", "4096")]);
+        let part = Device::find(&sys, (254, 2)).unwrap();
+        let disk = part.parent().unwrap();
+        assert_eq!(
+            (part.node(), disk.node()),
+            ("/dev/vda2".into(), "/dev/vda".into())
+        );
+        assert!(disk.parent().is_none() && disk.why_not().is_none());
+        let place = part.place(&disk);
+        assert_eq!((place.block, place.blocks, place.number), (4096, 25600, 2));
+        assert_eq!((place.first, place.end), (512, 1536));
+        assert!(Device::find(&sys, (254, 1)).is_err());
+        fs::remove_dir_all(&sys).unwrap();
+    }
+
+    #[test]
+    fn what_stands_in_between_is_named_with_what_to_do() {
+        for (name, text, words) in [
+            (
+                "dm/uuid",
+                "LVM-abc",
+                "a logical volume: grow its disk by hand with pvresize",
+            ),
+            ("dm/uuid", "CRYPT-LUKS2-abc", "cryptsetup resize"),
+            ("dm/uuid", "", "the device mapper"),
+            ("md/level", "raid1", "mdadm --grow"),
+            ("loop/backing_file", "/image", "losetup -c"),
+            ("bcache/state", "clean", "a bcache"),
+            ("ro", "1", "read-only"),
+        ] {
+            let sys = sys(&format!("between-{}", words.len()), &[(name, text)]);
+            let part = Device::find(&sys, (254, 2)).unwrap();
+            let why = part.parent().unwrap().why_not().unwrap();
+            assert!(why.contains(words), "{why}");
+            fs::remove_dir_all(&sys).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_size_of_an_ext4_is_what_its_superblock_says() {
+        let mut superblock = [0; 1024];
+        superblock[0x38..0x3A].copy_from_slice(&[0x53, 0xEF]);
+        superblock[0x18] = 2;
+        superblock[4..8].copy_from_slice(&[1, 2, 0, 0]);
+        superblock[0x150] = 1;
+        let size = |superblock| {
+            let size = ext4(&superblock);
+            (size.block, size.blocks)
+        };
+        assert_eq!(size(superblock), (4096, 513));
+        superblock[0x60] = 0x80;
+        assert_eq!(size(superblock), (4096, (1 << 32) + 513));
+        superblock[0x18] = 64;
+        assert_eq!(size(superblock).0, 0);
+        superblock[0x18] = 2;
+        superblock[0x39] = 0;
+        assert_eq!(size(superblock).0, 0);
+    }
+}
