@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use quantix::error::{Code, Failure, system_text};
+use quantix::error::{Code, Failure};
 use quantix::message::agent::{Grow, GrowReport};
 use quantix::rt::partitions::{self, Place};
 use quantix::rt::sys::fd::try_lock;
@@ -95,12 +95,11 @@ pub fn grow(request: &Grow) -> Result<GrowReport, Failure> {
         .max(blocks.saturating_mul(size.block));
     if !request.dry_run && report.filesystem_after > report.filesystem_before {
         kind.grow(&file, blocks).map_err(|e| {
-            let what = match report.device_after > report.device_before {
-                true => format!("{} has grown, but not the file system", device.name),
-                false => "the file system does not grow".to_owned(),
-            };
-            let why = format!("{name}: {what}: {}", system_text(&e));
-            Failure::new(Failure::system("", "", &e).code, why)
+            let mut failure = Failure::system("grow", name, &e);
+            if report.device_after > report.device_before {
+                failure.message += &format!("; {} has grown", device.name);
+            }
+            failure
         })?;
         let size = kind.size(&file, &device).map_err(system("measure"))?;
         report.filesystem_after = size.bytes();

@@ -16,6 +16,18 @@ fn apply(disk: &mut [u8], at: u64, bytes: &[u8]) {
     disk[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
+fn take(disk: &[u8], block: u64, at: u64, blocks: u64) -> Result<Vec<u8>, Failure> {
+    let start = at
+        .checked_mul(block)
+        .and_then(|at| usize::try_from(at).ok());
+    let length = usize::try_from(blocks * block).unwrap();
+    assert!(length <= MAX_ENTRIES + 4096, "reads a table, not a disk");
+    let bytes = start.and_then(|start| disk.get(start..start.checked_add(length)?));
+    bytes
+        .map(<[u8]>::to_vec)
+        .ok_or_else(|| Failure::new(Code::Internal, "behind the end"))
+}
+
 /// What [`grow`] says of partition `n` of a disk, of which the kernel has these blocks.
 fn plan(disk: &[u8], block: u64, n: u32, (first, end): (u64, u64)) -> Result<Plan, String> {
     let place = Place {
@@ -25,16 +37,7 @@ fn plan(disk: &[u8], block: u64, n: u32, (first, end): (u64, u64)) -> Result<Pla
         first,
         end,
     };
-    let read = |at: u64, blocks: u64| {
-        let start = at
-            .checked_mul(block)
-            .and_then(|at| usize::try_from(at).ok());
-        let length = usize::try_from(blocks * block).unwrap();
-        assert!(length <= MAX_ENTRIES + 4096, "reads a table, not a disk");
-        let bytes = start.and_then(|start| disk.get(start..start.checked_add(length)?));
-        let bytes = bytes.ok_or_else(|| Failure::new(Code::Internal, "behind the end"))?;
-        Ok(bytes.to_vec())
-    };
+    let read = |at, blocks| take(disk, block, at, blocks);
     grow(&place, &read).map_err(|failure| failure.message)
 }
 
@@ -164,13 +167,7 @@ fn holds(disk: &[u8]) -> bool {
         first: OURS.0,
         end: OURS.1,
     };
-    let read = |at: u64, blocks: u64| {
-        let (at, length) = ((at * BLOCK) as usize, (blocks * BLOCK) as usize);
-        let bytes = disk.get(at..at + length);
-        bytes
-            .map(<[u8]>::to_vec)
-            .ok_or_else(|| refused("behind the end"))
-    };
+    let read = |at, blocks| take(disk, BLOCK, at, blocks);
     let copies = [1, 8191, place.blocks - 1].map(|at| Gpt::read(at, &place, &read).ok());
     for gpt in copies.iter().flatten() {
         assert_eq!(gpt.entry(0), Some((2048, 4096)));
