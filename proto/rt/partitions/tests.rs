@@ -90,10 +90,13 @@ fn make_mbr(disk: &mut [u8], entries: &[(usize, u64, u64, u64)]) {
     }
 }
 
-/// Makes both copies of a GPT say this of themselves, with the right checksums.
-fn forge(disk: &mut [u8], field: usize, length: usize, value: u64) {
-    for at in [512, disk.len() - 512] {
-        let header = &mut disk[at..at + 512];
+/// The headers of [`grown`]'s GPT.
+const COPIES: [usize; 2] = [1, 8191];
+
+/// Makes copies of a GPT say this of themselves, with the right checksums.
+fn forge(disk: &mut [u8], copies: &[usize], field: usize, length: usize, value: u64) {
+    for at in copies {
+        let header = &mut disk[at * 512..(at + 1) * 512];
         put(header, field, length, value);
         put(header, CHECKSUM, 4, 0);
         let size = index(header, SIZE).min(512);
@@ -229,7 +232,32 @@ fn a_broken_gpt_is_refused() {
         let why = plan(&disk, BLOCK, 3, OURS).unwrap_err();
         assert!(why.contains(words), "{why:?} has no {words:?}");
     };
-    refused(&|disk| disk[600] ^= 1, "in block 1 of");
+    let both = &COPIES;
+    refused(
+        &|disk| disk[512 + 20] ^= 1,
+        "block 1 of its disk is broken: its header's checksum",
+    );
+    refused(&|disk| forge(disk, &[1], OWN_PLACE, 8, 3), "elsewhere");
+    refused(
+        &|disk| forge(disk, &[8191], DISK_ID.start, 8, 3),
+        "of two disks",
+    );
+    refused(&|disk| forge(disk, both, SIZE, 4, 91), "its header's size");
+    refused(&|disk| forge(disk, both, SIZE, 4, 513), "its header's size");
+    refused(
+        &|disk| forge(disk, both, FIRST_USABLE, 8, 33),
+        "among its entries",
+    );
+    refused(
+        &|disk| forge(disk, both, FIRST_USABLE, 8, 4097),
+        "among its entries",
+    );
+    for place in [0, 1, 16_353, u64::MAX] {
+        refused(
+            &|disk| forge(disk, both, ENTRIES_PLACE, 8, place),
+            "the place of its entries",
+        );
+    }
     refused(&|disk| disk[1024 + 300] ^= 1, "entries' checksum");
     refused(&|disk| disk[8191 * 512 + 80] ^= 1, "in block 8191");
     refused(&|disk| disk[8170 * 512] ^= 1, "in block 8191");
@@ -308,10 +336,8 @@ fn a_hostile_gpt_is_refused_and_nothing_is_written_elsewhere() {
     let mut taken = 0;
     for (field, length) in fields {
         for value in values {
-            let mut disk = empty(4 * MIB);
-            make_gpt(&mut disk, BLOCK, &[(1, 2048, 4095), (3, 4096, 8158)]);
-            forge(&mut disk, field, length, value);
-            disk.resize(8 << 20, 0);
+            let mut disk = grown();
+            forge(&mut disk, &COPIES, field, length, value);
             let Ok(plan) = plan(&disk, BLOCK, 3, OURS) else {
                 continue;
             };
