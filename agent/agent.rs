@@ -48,6 +48,7 @@ const CAPABILITIES: &[&str] = &[
     "sync_time",
     "get_storage",
     "trim",
+    "grow",
     "restored",
     "set_password",
     "list_users",

@@ -27,6 +27,7 @@ mod write;
 use answer::{Answer, report};
 pub use keeper::NAME as KEEPER;
 pub use pipe::Inlet;
+pub use source::Source;
 pub use worker::Worker;
 
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! What an operator does to a guest, a kind of request a file. Each is done in a child of its own, which
 //! may block, and answers once.
 
+mod grow;
 mod hardware;
 mod keys;
 mod name;
@@ -24,12 +25,12 @@ use std::time::Duration;
 
 use mio::{Registry, Token};
 use quantix::error::{Code, Failure};
-use quantix::message::{Body, message};
+use quantix::message::{Body, Stream, message};
 use quantix::rt::clock;
 use quantix::rt::sys::fd::rest;
 use quantix::rt::sys::process::Pid;
 
-use crate::job::Worker;
+use crate::job::{Source, Worker};
 
 /// Starts the child for a request.
 ///
@@ -40,6 +41,15 @@ pub fn start(
     registry: &Registry,
     token: impl Fn(usize) -> Token,
 ) -> Result<(Pid, Worker), Failure> {
+    if let Body::Trim(request) = request
+        && request.progress
+    {
+        let stream: [&dyn Fn(_) -> Source; 1] = [&|inlet| Source::new(inlet, Stream::Data)];
+        return Worker::start(("start", "a worker"), stream, registry, token, |[end]| {
+            let report = trim::trim(request, Some(&end))?;
+            Ok(message("", Body::TrimResponse(report)))
+        });
+    }
     Worker::start(("start", "a worker"), [], registry, token, |[]| {
         Ok(message("", answer(request)?))
     })
@@ -75,7 +85,8 @@ fn answer(request: &Body) -> Result<Body, Failure> {
             packages::list(request, Path::new("/")).map(Body::PackageList)
         }
         Body::Restored(request) => Ok(Body::RestoredResponse(restored::restored(request))),
-        Body::Trim(request) => trim::trim(request).map(Body::TrimResponse),
+        Body::Grow(request) => grow::grow(request).map(Body::GrowResponse),
+        Body::Trim(request) => trim::trim(request, None).map(Body::TrimResponse),
         _ => {
             let why = "this agent does not know the request";
             Err(Failure::new(Code::Unsupported, why))

@@ -76,7 +76,7 @@ fn made_of(path: &Path) -> Vec<String> {
 }
 
 /// Sizes in /sys/block are in these, whatever the disk's own are.
-const SECTOR: u64 = 512;
+pub(super) const SECTOR: u64 = 512;
 
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -86,13 +86,13 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-fn word(path: &Path, name: &str) -> String {
+pub(super) fn word(path: &Path, name: &str) -> String {
     let text = fs::read(path.join(name)).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     text.trim().chars().take(MAX_WORD).collect()
 }
 
-fn number(path: &Path, name: &str) -> u64 {
+pub(super) fn number(path: &Path, name: &str) -> u64 {
     word(path, name).parse().unwrap_or(0)
 }
 

@@ -330,6 +330,17 @@ pub const COMMANDS: &[Command] = &[
         ],
     },
     Command {
+        name: "grow",
+        usage: "VM MOUNT",
+        about: "after a disk grew: its partition too, and the file system that is mounted",
+        options: &[
+            flag("dry-run", None, "say what would be done"),
+            JSON,
+            CONTROL,
+            DIRECT,
+        ],
+    },
+    Command {
         name: "time",
         usage: "VM",
         about: "show the guest's clocks beside ours, or set them",
@@ -570,7 +581,7 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         "Hardware and software",
         &["hardware", "cpus", "memory", "packages"],
     ),
-    ("Disks", &["disks", "trim"]),
+    ("Disks", &["disks", "trim", "grow"]),
     (
         "Snapshots",
         &["freeze", "thaw", "freeze-status", "restored"],

@@ -2,8 +2,8 @@
 //! more than a stream's window.
 
 mod file;
-mod progress;
-mod stream;
+pub mod progress;
+pub mod stream;
 mod tree;
 
 use std::ffi::{OsStr, OsString};

@@ -175,6 +175,7 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "packages" => packages::packages(typed),
         "disks" => storage::disks(typed),
         "trim" => storage::trim(typed),
+        "grow" => storage::grow(typed),
         "time" => time::time(typed),
         "network" => network::network(typed),
         "ip" => network::ip(typed),

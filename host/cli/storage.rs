@@ -1,12 +1,15 @@
-//! `qx-node disks`, `trim`.
+//! `qx-node disks`, `trim`, `grow`.
 
+use prost::Message as _;
 use quantix::error::{Code, Failure};
 use quantix::message::Body;
-use quantix::message::agent::{BlockDevice, Disk, GetStorage, Trim};
+use quantix::message::agent::{BlockDevice, Disk, GetStorage, Grow, GrowReport, Trim, TrimMount};
 use quantix::message::node::{self, node_message};
 use serde_json::{Value, json};
 
 use super::client::{Client, unexpected};
+use super::copy::progress::Progress;
+use super::copy::stream::download;
 use super::options::Typed;
 use super::render::{bytes, given, or_dash, plain, table};
 use super::report::{disk_json, disk_table};
@@ -100,6 +103,7 @@ const ENOTTY: u32 = 25;
 /// `qx-node trim`
 pub fn trim(typed: &Typed) -> Result<u8, Trouble> {
     let (name, mount_points) = vm_and_words(typed, "the mount point")?;
+    let progress = Progress::new(|| None);
     let request = Trim {
         mount_points,
         minimum: typed
@@ -107,12 +111,22 @@ pub fn trim(typed: &Typed) -> Result<u8, Trouble> {
             .map_err(Trouble::Usage)?
             .unwrap_or(0)
             .into(),
+        progress: progress.is_watched(),
     };
     let named = !request.mount_points.is_empty();
     let mut client = client(typed)?;
     client.stop_on_signals()?;
-    let id = client.ask_agent(name, Body::Trim(request))?;
-    let Body::TrimResponse(report) = client.wait_agent(id)? else {
+    let mut records = Records::default();
+    let (answer, _) = download(&mut client, name, Body::Trim(request), &mut |bytes| {
+        for mount in records.push(bytes)? {
+            let trimmed = self::bytes(mount.trimmed);
+            let what = format!("{}: {trimmed} trimmed", mount.mount_point);
+            progress.stand(&what, mount.done, mount.size);
+        }
+        Ok(())
+    })?;
+    drop(progress);
+    let Body::TrimResponse(report) = answer else {
         return Err(unexpected());
     };
     if typed.has("json") {
@@ -151,5 +165,140 @@ pub fn trim(typed: &Typed) -> Result<u8, Trouble> {
             let why = format!("{}: {}", mount.mount_point, mount.reason);
             Err(Trouble::Failed(Failure::new(Code::Internal, why)))
         }
+    }
+}
+
+/// How far a trim is, as its guest tells it: what has come of the record that is not whole yet.
+#[derive(Default)]
+struct Records(Vec<u8>);
+
+impl Records {
+    /// Those that are whole with these bytes.
+    fn push(&mut self, bytes: &[u8]) -> Result<Vec<TrimMount>, Trouble> {
+        self.0.extend_from_slice(bytes);
+        let mut rest = &self.0[..];
+        let mut records = Vec::new();
+        while let Some((length, body)) = rest.split_first_chunk() {
+            let length = u32::from_be_bytes(*length) as usize;
+            if length > MAX_RECORD {
+                return Err(unexpected());
+            }
+            let Some((record, behind)) = body.split_at_checked(length) else {
+                break;
+            };
+            records.push(TrimMount::decode(record).map_err(|_| unexpected())?);
+            rest = behind;
+        }
+        self.0 = rest.to_vec();
+        Ok(records)
+    }
+}
+
+/// In bytes.
+const MAX_RECORD: usize = 4092;
+
+/// `qx-node grow`
+pub fn grow(typed: &Typed) -> Result<u8, Trouble> {
+    let (name, mounts) = vm_and_words(typed, "the mount point")?;
+    let Ok([mount_point]) = <[String; 1]>::try_from(mounts) else {
+        let why = "which file system? Give the one place where it is mounted";
+        return Err(Trouble::Usage(why.to_owned()));
+    };
+    let request = Grow {
+        mount_point: mount_point.clone(),
+        dry_run: typed.has("dry-run"),
+    };
+    let dry_run = request.dry_run;
+    let mut client = client(typed)?;
+    client.stop_on_signals()?;
+    let id = client.ask_agent(name, Body::Grow(request))?;
+    let Body::GrowResponse(report) = client.wait_agent(id)? else {
+        return Err(unexpected());
+    };
+    let grows = report.device_after > report.device_before
+        || report.filesystem_after > report.filesystem_before;
+    if typed.has("json") {
+        let device = (!report.disk.is_empty()).then(|| {
+            json!({
+                "name": report.device,
+                "table": report.table,
+                "before": report.device_before,
+                "after": report.device_after,
+            })
+        });
+        return print_json(&json!({
+            "vm": name,
+            "mount_point": mount_point,
+            "dry_run": dry_run,
+            "grown": grows && !dry_run,
+            "disk": { "name": whole(&report), "size": report.disk_size },
+            "partition": device,
+            "filesystem": {
+                "type": report.filesystem,
+                "before": report.filesystem_before,
+                "after": report.filesystem_after,
+            },
+        }));
+    }
+    let size = report.disk_size;
+    let row = |what: &str, name: &str, before, after| {
+        vec![plain(what), plain(name), bytes(before), bytes(after)]
+    };
+    let mut rows = vec![
+        ["WHAT", "NAME", "BEFORE", "AFTER"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    rows.push(row("disk", whole(&report), size, size));
+    if !report.disk.is_empty() {
+        let what = format!("{} partition", report.table);
+        let (before, after) = (report.device_before, report.device_after);
+        rows.push(row(&what, &report.device, before, after));
+    }
+    let (before, after) = (report.filesystem_before, report.filesystem_after);
+    rows.push(row(&report.filesystem, &mount_point, before, after));
+    let end = match (grows, dry_run) {
+        (false, _) => "nothing to grow\n",
+        (true, true) => "nothing was written: this is what would be\n",
+        (true, false) => "",
+    };
+    print(&(table(&rows) + end))
+}
+
+/// The disk's name.
+fn whole(report: &GrowReport) -> &str {
+    match &*report.disk {
+        "" => &report.device,
+        disk => disk,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_read_however_it_is_cut_and_no_longer_record_is_waited_for() {
+        let mount = |done| TrimMount {
+            mount_point: "/srv".into(),
+            done,
+            size: 9,
+            ..Default::default()
+        };
+        let bytes: Vec<u8> = (1..4)
+            .flat_map(|done| {
+                let record = mount(done).encode_to_vec();
+                let length = u32::try_from(record.len()).unwrap().to_be_bytes();
+                [&length[..], &record].concat()
+            })
+            .collect();
+        for piece in 1..bytes.len() {
+            let mut records = Records::default();
+            let pieces = bytes.chunks(piece);
+            let came: Vec<_> = pieces.flat_map(|p| records.push(p).unwrap()).collect();
+            assert_eq!(came, [mount(1), mount(2), mount(3)]);
+        }
+        assert!(Records::default().push(&4093u32.to_be_bytes()).is_err());
+        assert!(Records::default().push(&[0, 0, 0, 1, 0xFF]).is_err());
     }
 }

@@ -162,7 +162,8 @@ impl Daemon {
                 | Body::ReadTree(_)
                 | Body::WriteTree(_)
                 | Body::Trim(_)
-                | Body::SetOnline(_),
+                | Body::SetOnline(_)
+                | Body::Grow(_),
             ) => None,
             Some(Body::ServiceControl(control)) => {
                 let asked = match control.timeout_seconds {

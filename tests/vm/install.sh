@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the VM tests need and this machine lacks: QEMU for x86, a static busybox, cpio, a C
-# compiler with a static libc, make, mke2fs, mkfs.xfs, socat, tmux, libvirt, debootstrap, and the tools that
-# unpack kernel packages.
+# compiler with a static libc, make, mke2fs, mkfs.xfs, sfdisk, sgdisk, socat, tmux, libvirt, debootstrap, and
+# the tools that unpack kernel packages.
 #
 #   usage: tests/vm/install.sh
 #
@@ -45,6 +45,8 @@ missing() {
     PATH=$PATH:/usr/sbin:/sbin have mke2fs || echo e2fsprogs
     PATH=$PATH:/usr/sbin:/sbin have mkfs.xfs || echo xfsprogs
     PATH=$PATH:/usr/sbin:/sbin have debootstrap || echo debootstrap
+    PATH=$PATH:/usr/sbin:/sbin have sfdisk || echo fdisk
+    PATH=$PATH:/usr/sbin:/sbin have sgdisk || echo gdisk
 }
 
 translate() {
@@ -55,6 +57,9 @@ translate() {
         apk:qemu-system-x86) echo qemu-system-x86_64 ;;
         apk:libc6-dev) echo musl-dev ;;
         apk:util-linux) echo flock ;;
+        dnf:fdisk) echo util-linux ;;
+        apk:fdisk) echo sfdisk ;;
+        apk:gdisk) echo sgdisk ;;
         dnf:libvirt-clients | apk:libvirt-clients) echo libvirt-client ;;
         dnf:libvirt-daemon-system) echo libvirt-daemon-driver-qemu libvirt-daemon ;;
         apk:libvirt-daemon-system) echo libvirt-daemon libvirt-qemu ;;

@@ -1,6 +1,7 @@
 //! What an operator does to a guest, each where it has an effect: in a guest of its own.
 
 mod freeze;
+mod grow;
 mod hardware;
 mod network;
 mod power;

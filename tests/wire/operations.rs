@@ -2,11 +2,11 @@
 
 use quantix::message::agent::{
     ConfigureNetwork, Cpu, DefaultRoute, Freeze, FreezeMount, FreezeOutcome, FreezeReport,
-    FreezeState, GetHardware, Hardware, HardwareKind, Hook, ListPackages, MemoryBlocks,
-    NetworkAddress, NetworkChange, NetworkOutcome, NetworkState, Numbers, OnlineFailure,
-    OnlineReport, Package, PackageList, PowerAction, Restored, RestoredReport, RestoredStep,
-    SetOnline, SetPassword, Shutdown, ShutdownResponse, SyncTime, Thaw, TimeReport, Timestamp,
-    Trim, TrimMount, TrimReport,
+    FreezeState, GetHardware, Grow, GrowReport, Hardware, HardwareKind, Hook, ListPackages,
+    MemoryBlocks, NetworkAddress, NetworkChange, NetworkOutcome, NetworkState, Numbers,
+    OnlineFailure, OnlineReport, Package, PackageList, PowerAction, Restored, RestoredReport,
+    RestoredStep, SetOnline, SetPassword, Shutdown, ShutdownResponse, SyncTime, Thaw, TimeReport,
+    Timestamp, Trim, TrimMount, TrimReport,
 };
 use quantix::message::{Body, message};
 
@@ -89,6 +89,7 @@ pub fn all() -> Vec<Golden> {
             Body::Trim(Trim {
                 mount_points: vec!["/srv".into()],
                 minimum: 1 << 20,
+                progress: true,
             }),
         ),
         (
@@ -183,6 +184,29 @@ pub fn all() -> Vec<Golden> {
                     ..Default::default()
                 }],
                 ..Default::default()
+            }),
+        ),
+        (
+            "grow",
+            "Host to guest: the file system at /srv is to reach to the end of its disk.",
+            Body::Grow(Grow {
+                mount_point: "/srv".into(),
+                dry_run: true,
+            }),
+        ),
+        (
+            "grow_response",
+            "Guest to host: from 1 GiB to 2, but for what the table needs.",
+            Body::GrowResponse(GrowReport {
+                filesystem: "ext4".into(),
+                device: "vda1".into(),
+                disk: "vda".into(),
+                table: "GPT".into(),
+                disk_size: 2 << 30,
+                device_before: 1022 << 20,
+                device_after: 2046 << 20,
+                filesystem_before: 1022 << 20,
+                filesystem_after: 2046 << 20,
             }),
         ),
         (

@@ -1,4 +1,4 @@
-//! How far a copy is, for somebody who watches: a bar on stderr where that is a terminal, else nothing.
+//! How far a copy, or what else takes its time, is, for somebody who watches: a bar on stderr where that is a terminal, else nothing.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -46,6 +46,15 @@ impl Progress {
         if let Some(bar) = &self.0 {
             let name = path.rsplit(|byte| *byte == b'/').next();
             bar.set_message(render::plain_bytes(name.unwrap_or_default()));
+        }
+    }
+
+    /// It is this one's turn, of so many bytes; so many of them are done.
+    pub fn stand(&self, what: &str, done: u64, total: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(render::plain(what));
+            self.set_total(total);
+            bar.set_position(done);
         }
     }
 

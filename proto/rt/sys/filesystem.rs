@@ -1,4 +1,5 @@
-//! What is done to a file system as a whole: FIFREEZE, FITHAW (fsfreeze(8)), FITRIM (fstrim(8); linux/fs.h).
+//! What is done to a file system as a whole: FIFREEZE, FITHAW (fsfreeze(8)), FITRIM (fstrim(8); linux/fs.h), and
+//! to what it grows by: EXT4_IOC_RESIZE_FS, XFS_IOC_FSGROWFSDATA, BLKPG (linux/blkpg.h).
 
 use std::fs::File;
 use std::io;
@@ -59,4 +60,119 @@ pub fn trim(file: &File, start: u64, len: u64, minimum: u64) -> io::Result<u64> 
     // SAFETY: the call reads and writes one Range, which lives for its length.
     check(unsafe { libc::ioctl(file.as_raw_fd(), FITRIM, &raw mut range) })?;
     Ok(range.len)
+}
+
+/// `_IOW('f', 16, __u64)` (Documentation/admin-guide/ext4.rst).
+const EXT4_IOC_RESIZE_FS: libc::c_ulong = 0x4008_6610;
+
+/// Has the ext4 that `file` is on reach to this number of blocks, online. One that has them is left as it is. The
+/// kernel leaves out a last group of blocks that would hold nothing.
+///
+/// # Errors
+/// EPERM: there are errors in the file system. EBUSY: it is being resized. EINVAL, EROFS, ENOSPC; EOPNOTSUPP and
+/// ENOTTY: it cannot be.
+pub fn resize_ext4(file: &File, blocks: u64) -> io::Result<()> {
+    // SAFETY: the call reads one u64, which lives for its length.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), EXT4_IOC_RESIZE_FS, &raw const blocks) })?;
+    Ok(())
+}
+
+/// What of `struct xfs_fsop_geom_v1` counts (xfs_fs.h).
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Xfs {
+    /// Bytes of a block.
+    pub block: u32,
+    other: [u32; 6],
+    percent: u32,
+    /// Of its data.
+    pub blocks: u64,
+    rest: [u64; 9],
+}
+
+/// `struct xfs_growfs_data`.
+#[repr(C)]
+struct XfsData {
+    blocks: u64,
+    percent: u32,
+}
+
+/// `_IOR('X', 100, struct xfs_fsop_geom_v1)` and `_IOW('X', 110, struct xfs_growfs_data)`.
+const XFS_IOC_FSGEOMETRY_V1: libc::c_ulong = 0x8070_5864;
+const XFS_IOC_FSGROWFSDATA: libc::c_ulong = 0x4010_586E;
+
+/// How large the xfs is that `file` is on.
+///
+/// # Errors
+/// ENOTTY: it is on none.
+pub fn xfs(file: &File) -> io::Result<Xfs> {
+    let mut xfs = Xfs::default();
+    // SAFETY: the call writes one struct of the size that is in its number, and it lives for its length.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), XFS_IOC_FSGEOMETRY_V1, &raw mut xfs) })?;
+    Ok(xfs)
+}
+
+const _: () = assert!(size_of::<Xfs>() == 0x70 && size_of::<XfsData>() == 0x10);
+
+/// Has the xfs that `file` is on, and of which [`xfs`] has told, reach to this number of blocks, online.
+///
+/// # Errors
+/// EWOULDBLOCK: it is being grown. EPERM, EROFS, EINVAL, EIO.
+pub fn resize_xfs(file: &File, xfs: &Xfs, blocks: u64) -> io::Result<()> {
+    let data = XfsData {
+        blocks,
+        percent: xfs.percent,
+    };
+    // SAFETY: the call reads one XfsData, which lives for its length.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), XFS_IOC_FSGROWFSDATA, &raw const data) })?;
+    Ok(())
+}
+
+/// `struct blkpg_ioctl_arg` and `struct blkpg_partition`.
+#[repr(C)]
+struct Blkpg {
+    operation: libc::c_int,
+    flags: libc::c_int,
+    length: libc::c_int,
+    partition: *const Partition,
+}
+
+#[repr(C)]
+struct Partition {
+    start: i64,
+    length: i64,
+    number: libc::c_int,
+    names: [u8; 128],
+}
+
+/// `_IO(0x12, 105)`, and which of its operations.
+const BLKPG: libc::c_ulong = 0x1269;
+const BLKPG_RESIZE_PARTITION: libc::c_int = 3;
+
+const PARTITION_BYTES: libc::c_int = 152;
+const _: () = assert!(size_of::<Partition>() == 152);
+
+/// Tells the kernel that a partition of `disk` has another length, in bytes, also while it is in use. What is on
+/// the disk is not looked at.
+///
+/// # Errors
+/// EBUSY: another would be overlapped. ENXIO: there is no such partition. EINVAL: it begins elsewhere, or ends in
+/// a block's middle or behind the disk. EACCES.
+pub fn resize_partition(disk: &File, number: u32, start: u64, length: u64) -> io::Result<()> {
+    let wrong = |_| io::Error::from_raw_os_error(libc::EINVAL);
+    let partition = Partition {
+        start: start.try_into().map_err(wrong)?,
+        length: length.try_into().map_err(wrong)?,
+        number: number.try_into().map_err(wrong)?,
+        names: [0; 128],
+    };
+    let request = Blkpg {
+        operation: BLKPG_RESIZE_PARTITION,
+        flags: 0,
+        length: PARTITION_BYTES,
+        partition: &raw const partition,
+    };
+    // SAFETY: the call reads both structs, which live for its length.
+    check(unsafe { libc::ioctl(disk.as_raw_fd(), BLKPG, &raw const request) })?;
+    Ok(())
 }

@@ -1,0 +1,251 @@
+//! Disks that grow while their file systems are in use.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::vm::harness::{Options, Own, make_disk, system};
+
+const MIB: u64 = 1 << 20;
+
+/// A disk of so many MiB with a table that sfdisk(8) makes of this, and a file system in its last partition,
+/// which begins at 2 MiB.
+fn partitioned(disk: &Path, mib: u64, label: &str, make: &[&str]) {
+    let part = disk.with_extension("part");
+    // The last MiB is the GPT's backup's.
+    let own = mib - if label == "gpt" { 3 } else { 2 };
+    make_disk(&part, own, make);
+    File::create(disk).unwrap().set_len(mib * MIB).unwrap();
+    let table = disk.with_extension("table");
+    let size = own * 2048;
+    let text = format!("label: {label}\nstart=2048, size=2048\nstart=4096, size={size}\n");
+    fs::write(&table, text).unwrap();
+    let (table, name) = (table.to_str().unwrap(), disk.to_str().unwrap());
+    system(&["sh", "-c", r#"sfdisk -q "$1" <"$2""#, "sh", name, table]);
+    let [from, to] = [&part, disk].map(|path| path.to_str().unwrap());
+    system(&[
+        "dd",
+        &format!("if={from}"),
+        &format!("of={to}"),
+        "bs=1M",
+        "seek=2",
+        "conv=notrunc,sparse",
+    ]);
+    fs::remove_file(table).unwrap();
+    fs::remove_file(part).unwrap();
+}
+
+/// The file system of such a disk, in a file of its own.
+fn cut_out(disk: &Path, from: u64, bytes: u64) -> PathBuf {
+    let path = disk.with_extension("cut");
+    let (from_file, to) = (File::open(disk).unwrap(), File::create(&path).unwrap());
+    to.set_len(bytes).unwrap();
+    let mut piece = vec![0; 1 << 20];
+    for at in (0..bytes).step_by(1 << 20) {
+        from_file.read_exact_at(&mut piece, from + at).unwrap();
+        if piece.iter().any(|byte| *byte > 0) {
+            to.write_all_at(&piece, at).unwrap();
+        }
+    }
+    path
+}
+
+#[test]
+fn partitions_and_file_systems_grow_with_their_disks() {
+    let disks = ["gpt", "mbr", "whole", "full"].map(|name| {
+        let name = format!("qx-grow-{}-{name}", std::process::id());
+        std::env::temp_dir().join(name)
+    });
+    let [gpt, mbr, whole, full] = &disks;
+    partitioned(gpt, 64, "gpt", &["mke2fs", "-q", "-t", "ext4"]);
+    partitioned(mbr, 322, "dos", &["mkfs.xfs", "-q"]);
+    make_disk(whole, 32, &["mke2fs", "-q", "-t", "ext4"]);
+    // Its first partition is the one with the file system.
+    partitioned(full, 16, "gpt", &["mke2fs", "-q", "-t", "ext4"]);
+    system(&["sgdisk", "-n3:0:0", full.to_str().unwrap()]);
+    let mut qemu = Vec::new();
+    for (at, disk) in disks.iter().enumerate() {
+        let path = disk.display();
+        qemu.push("-drive".to_owned());
+        qemu.push(format!("file={path},format=raw,if=none,id=disk{at}"));
+        qemu.push("-device".to_owned());
+        qemu.push(format!("virtio-blk-pci,drive=disk{at}"));
+    }
+    let own = Own::ready(&Options {
+        qemu: &qemu.iter().map(String::as_str).collect::<Vec<_>>(),
+        ..Default::default()
+    });
+    let sh = |line: &str| {
+        let said = own.node.cli(&["exec", "db1", "--", line]);
+        assert_eq!(said.status, 0, "{line}: {said:?}");
+        String::from_utf8(said.stdout)
+            .unwrap()
+            .trim_end()
+            .to_owned()
+    };
+    let cli = |words: &[&str]| own.node.cli(words);
+    let grow = |mount: &str, words: &[&str]| -> Value {
+        let words = [&["grow", "db1", mount, "--json"], words].concat();
+        cli(&words).json()
+    };
+    sh("for m in $(cat /lib/modules/fs.list); do insmod /lib/modules/$m.ko; done");
+    sh(
+        "mkdir -p /srv/a /srv/b /srv/c /srv/d /srv/loop && mount /dev/vda2 /srv/a && mount /dev/vdb2 /srv/b \
+        && mount /dev/vdc /srv/c && mount /dev/vdd2 /srv/d",
+    );
+    sh(
+        "for d in a b c; do head -c 3000000 /dev/urandom >/srv/$d/file; done; sha256sum /srv/*/file >/tmp/sums",
+    );
+
+    // Nothing has grown.
+    for mount in ["/srv/a", "/srv/b", "/srv/c"] {
+        let said = grow(mount, &[]);
+        assert_eq!(said["grown"], false, "{said}");
+        assert_eq!(
+            said["filesystem"]["before"], said["filesystem"]["after"],
+            "{said}"
+        );
+    }
+    assert!(
+        cli(&["grow", "db1", "/srv/a"])
+            .text()
+            .ends_with("nothing to grow")
+    );
+
+    let mut qmp = own.vm.qmp();
+    let mut resize = |at: usize, mib: u64| {
+        let size = mib * MIB;
+        qmp.run(
+            "block_resize",
+            json!({ "device": format!("disk{at}"), "size": size }),
+        );
+        let disk = ["vda", "vdb", "vdc", "vdd"][at];
+        let line = format!(
+            "until [ $(cat /sys/block/{disk}/size) = {} ]; do sleep 0.05; done",
+            size / 512
+        );
+        sh(&line);
+    };
+    for (at, mib) in [(0, 200), (1, 500), (2, 100), (3, 64)] {
+        resize(at, mib);
+    }
+
+    // Said, and not done.
+    let table = || fs::read(gpt).unwrap()[..34 * 512].to_vec();
+    let before = table();
+    let said = grow("/srv/a", &["--dry-run"]);
+    sh("sync");
+    assert_eq!(table(), before);
+    assert_eq!(
+        (&said["grown"], &said["dry_run"]),
+        (&false.into(), &true.into())
+    );
+    assert_eq!(said["partition"]["after"], 197 * MIB, "{said}");
+    let text = cli(&["grow", "db1", "/srv/a", "--dry-run"]).text();
+    assert!(
+        text.ends_with("nothing was written: this is what would be"),
+        "{text}"
+    );
+    assert_eq!(
+        sh("cat /sys/class/block/vda2/size"),
+        ((61 * MIB) / 512).to_string()
+    );
+
+    // While somebody writes.
+    let busy = "echo $$ >/tmp/busy; while :; do head -c 100000 /dev/urandom >/srv/a/busy; done";
+    cli(&["exec", "db1", "--detach", "--", busy]).ok();
+    for (mount, kind, part, table, after) in [
+        ("/srv/a", "ext4", "vda2", "GPT", 197),
+        ("/srv/b", "xfs", "vdb2", "MBR", 498),
+    ] {
+        let said = grow(mount, &[]);
+        assert_eq!(said["grown"], true, "{said}");
+        assert_eq!(said["filesystem"]["type"], kind);
+        assert_eq!(said["filesystem"]["after"], after * MIB, "{said}");
+        let partition = &said["partition"];
+        assert_eq!(
+            (&partition["name"], &partition["table"]),
+            (&part.into(), &table.into())
+        );
+        assert_eq!(partition["after"], after * MIB, "{said}");
+        let size = sh(&format!("cat /sys/class/block/{part}/size"));
+        assert_eq!(size, (after * MIB / 512).to_string());
+        // In blocks of 1024; what the file system needs for itself is not in it.
+        let seen: u64 = sh(&format!("df -k {mount} | awk 'END {{ print $2 }}'"))
+            .parse()
+            .unwrap();
+        assert!(seen > after * 1024 * 8 / 10, "{seen}");
+        assert_eq!(grow(mount, &[])["grown"], false);
+    }
+    sh("kill $(cat /tmp/busy)");
+    let said = grow("/srv/c", &[]);
+    assert_eq!(
+        (&said["partition"], &said["grown"]),
+        (&Value::Null, &true.into())
+    );
+    assert_eq!(
+        (&said["disk"]["name"], &said["filesystem"]["after"]),
+        (&"vdc".into(), &(100 * MIB).into())
+    );
+
+    // What cannot be.
+    let refused = |mount: &str, why: &str| cli(&["grow", "db1", mount]).failed(1, &[why]);
+    refused("/srv/d", "vdd2: partition 3 lies behind it");
+    refused("/tmp", "/tmp: a tmpfs is on no disk");
+    refused("/none", "/none: nothing is mounted there");
+    sh(
+        "truncate -s 8M /srv/a/image && mke2fs -F /srv/a/image >/dev/null 2>&1 \
+        && losetup /dev/loop0 /srv/a/image && mount -t ext4 /dev/loop0 /srv/loop",
+    );
+    refused("/srv/loop", "loop0 is a loop device: grow its file by hand");
+    sh("umount /srv/loop && losetup -d /dev/loop0 && mount -o remount,ro /srv/c");
+    refused("/srv/c", "/srv/c: mounted read-only");
+    sh("mount -o remount,rw /srv/c");
+    cli(&["freeze", "db1", "/srv/b"]).ok();
+    refused("/srv/a", "frozen");
+    cli(&["thaw", "db1"]).ok();
+    cli(&["grow", "db1"]).failed(2, &["which file system?"]);
+
+    // Broken by hand: refused, and as it was.
+    sh("printf x | dd of=/dev/vda bs=1 seek=532 conv=notrunc 2>/dev/null; sync");
+    resize(0, 300);
+    refused(
+        "/srv/a",
+        "vda2: the GPT in block 1 of its disk is broken: its header's checksum",
+    );
+    sh("printf '\\0' | dd of=/dev/vda bs=1 seek=532 conv=notrunc 2>/dev/null; sync");
+    assert_eq!(grow("/srv/a", &[])["filesystem"]["after"], 297 * MIB);
+
+    // What was there is there, also for those who look at the disk later.
+    sh("sha256sum -c /tmp/sums >/dev/null && umount /srv/a /srv/b /srv/c /srv/d");
+    sh(
+        "mount /dev/vda2 /srv/a && mount /dev/vdb2 /srv/b && mount /dev/vdc /srv/c \
+        && sha256sum -c /tmp/sums >/dev/null && umount /srv/a /srv/b /srv/c && sync",
+    );
+    drop(own);
+    for (disk, part) in [(gpt, 297), (mbr, 498)] {
+        let name = disk.to_str().unwrap();
+        system(&[
+            "sh",
+            "-c",
+            r#"sfdisk --verify "$1" 2>&1 | grep -q "^No errors""#,
+            "sh",
+            name,
+        ]);
+        let cut = cut_out(disk, 2 * MIB, part * MIB);
+        let name = cut.to_str().unwrap();
+        match disk == gpt {
+            true => system(&["e2fsck", "-fn", name]),
+            false => system(&["xfs_repair", "-n", name]),
+        }
+        fs::remove_file(cut).unwrap();
+    }
+    let verify = r#"sgdisk -v "$1" | grep "^No problems""#;
+    system(&["sh", "-c", verify, "sh", gpt.to_str().unwrap()]);
+    system(&["e2fsck", "-fn", whole.to_str().unwrap()]);
+    for disk in &disks {
+        fs::remove_file(disk).unwrap();
+    }
+}
