@@ -1,3 +1,5 @@
+//! Tables as sgdisk(8) and sfdisk(8) make and check them, and writes that are cut off.
+
 use std::path::PathBuf;
 use std::process::Command;
 
