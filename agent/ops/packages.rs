@@ -287,7 +287,7 @@ Version: 2.6.1
         let root = std::env::temp_dir().join(format!("qx-packages-{}", std::process::id()));
         fs::create_dir_all(root.join("var/lib/dpkg")).unwrap();
         let mut status = String::new();
-        for number in (0..3000).rev() {
+        for number in (0..6000).rev() {
             status +=
                 &format!("Package: package-{number}\nStatus: install ok installed\nVersion: 1\n\n");
         }
@@ -310,7 +310,7 @@ Version: 2.6.1
         }
         fs::remove_dir_all(&root).unwrap();
         assert!(
-            pages > 1 && all.len() == 3002 && all.is_sorted(),
+            pages > 1 && all.len() == 6002 && all.is_sorted(),
             "{pages}, {}",
             all.len()
         );
