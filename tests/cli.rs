@@ -189,7 +189,7 @@ fn json_has_the_keys_that_programs_rely_on() {
     let _relay = node.relay("vm");
     let _agent = node.agent("vm", &["--telemetry-interval", "1"]);
     let vm = node.wait_state("vm", "ready");
-    let vm_keys = "vm state reason behind since_ms socket agent boot_id uptime_seconds rtt_us \
+    let vm_keys = "vm state reason ills behind since_ms socket agent boot_id uptime_seconds rtt_us \
         clock_skew_ms last_frame_ms held_bytes counters";
     assert_eq!(keys(&vm), vm_keys);
     assert_eq!(
@@ -210,7 +210,7 @@ fn json_has_the_keys_that_programs_rely_on() {
     assert_eq!(
         keys(&telemetry),
         "vm age_ms hostname uptime_seconds cpu_usage_percent load_avg process_count memory swap \
-         disks interfaces coalesced stuck_mounts"
+         paging ballooned pressures disks interfaces coalesced stuck_mounts init_hangs"
     );
     assert!(telemetry["memory"]["total"].as_u64().unwrap() > 0);
     let said = node.run(&[

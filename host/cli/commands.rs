@@ -291,7 +291,7 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "hardware",
         usage: "VM",
-        about: "show what the guest runs on: machine, CPUs, memory, disks, network cards",
+        about: "show what the guest runs on: machine, CPUs, memory, disks, cards",
         options: &[JSON, CONTROL, DIRECT],
     },
     Command {
@@ -309,7 +309,7 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "packages",
         usage: "VM [WORD...]",
-        about: "list what is installed in the guest, or that with a word in its name",
+        about: "list what is installed in the guest, or what has a word in its name",
         options: &[JSON, CONTROL, DIRECT],
     },
     Command {
