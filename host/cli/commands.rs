@@ -309,7 +309,7 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "packages",
         usage: "VM [WORD...]",
-        about: "list what is installed in the guest, or what has a word in its name",
+        about: "list what is installed in the guest, or what a word names",
         options: &[JSON, CONTROL, DIRECT],
     },
     Command {
