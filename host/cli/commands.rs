@@ -332,7 +332,7 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "grow",
         usage: "VM MOUNT",
-        about: "after a disk grew: its partition too, and the file system that is mounted",
+        about: "grow the partition and its file system after a disk has grown",
         options: &[
             flag("dry-run", None, "say what would be done"),
             JSON,
