@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mio::{Registry, Token};
 use quantix::rt::sys::fd::{Wait, pipe, wait};
-use quantix::rt::sys::process::{self, WORKER_FAILED};
+use quantix::rt::sys::process::{self, WORKER_FAILED, set_name};
 use quantix::time::Time;
 
 use crate::probe::Probe;
@@ -74,6 +74,8 @@ impl Orphan {
 
 /// In the child: until the orphan is gone, or the agent. Where none can be made there is nothing to say.
 fn look(agent: &File) -> i32 {
+    // Not to be taken for the agent: they may stay for long.
+    set_name(c"qx-orphan");
     match orphan() {
         Some(pid) => {
             let mut pause = Duration::from_millis(20);
