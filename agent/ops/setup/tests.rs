@@ -381,14 +381,14 @@ iface eth0 inet static
     up ip addr add 10.0.0.6/24 dev eth0
     pre-up ip link set dev eth0 mtu 1400
     dns-nameservers 10.0.0.3 2001:db8::3
-    up /root/mine
+    up /usr/local/bin/mine
 iface eth0 inet6 static
     address 2001:db8::5
     netmask 64
     up ip -6 route add default via fe80::1 dev eth0
     accept_ra 0
 ";
-    let kept = vec!["    up /root/mine".to_owned()];
+    let kept = vec!["    up /usr/local/bin/mine".to_owned()];
     let text = files::ifupdown(&full(), false, &kept);
     assert_eq!(text, wanted);
     // All that was written is taken out again, but for what was there before.

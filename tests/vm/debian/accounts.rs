@@ -39,11 +39,11 @@ pub fn passwords_let_in_and_keep_out(guest: &Guest) {
 }
 
 pub fn keys_and_sessions_are_sshs_and_logins(guest: &Guest) {
-    guest.sh("ssh-keygen -q -t ed25519 -N '' -C alice -f /root/key");
+    guest.sh("ssh-keygen -q -t ed25519 -N '' -C alice -f /run/key");
     let key = guest.own.place.file("key.pub");
-    fs::write(&key, guest.sh("cat /root/key.pub")).unwrap();
+    fs::write(&key, guest.sh("cat /run/key.pub")).unwrap();
     let keys = |verb: &str| guest.ask("keys", &["alice", verb, key.to_str().unwrap()]);
-    let ssh = "ssh -o BatchMode=yes -o StrictHostKeyChecking=no -i /root/key alice@127.0.0.1";
+    let ssh = "ssh -o BatchMode=yes -o StrictHostKeyChecking=no -i /run/key alice@127.0.0.1";
     assert_eq!(keys("add").text(), "alice: 1 key added");
     guest.ask("service", &["ssh", "start"]).ok();
     assert!(guest.says(&format!("{ssh} id -un")).ends_with("alice"));
