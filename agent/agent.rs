@@ -242,7 +242,6 @@ impl Agent {
             self.jobs.poll_timeout(),
             self.disks.poll_timeout(),
             self.links.poll_timeout(),
-            self.orphan.poll_timeout(),
             self.changes.poll_timeout(),
             self.freezing.poll_timeout(),
             self.report_at,
@@ -259,7 +258,6 @@ impl Agent {
         self.guest.handle_timeout(now);
         self.jobs.on_timeout(now);
         self.freezing.on_timeout(now, self.poll.registry());
-        self.orphan.on_timeout(now);
         if self.disks.on_timeout(now) | self.links.on_timeout(now) {
             self.report();
         }
@@ -481,7 +479,7 @@ impl Agent {
             .interfaces
             .clone_from(&self.links.known().interfaces);
         (telemetry.disks, telemetry.stuck_mounts) = self.disks.results();
-        telemetry.init_hangs = self.orphan.is_left() && !self.freezing.is_active();
+        telemetry.init_hangs = self.orphan.is_left(clock::now()) && !self.freezing.is_active();
         telemetry.coalesced = self.guest.coalesced();
         self.guest.report(telemetry);
     }

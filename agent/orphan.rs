@@ -26,7 +26,6 @@ pub struct Orphan {
     token: Token,
     next: Time,
     looking: Option<Probe>,
-    is_left: bool,
 }
 
 impl Orphan {
@@ -36,7 +35,6 @@ impl Orphan {
             token,
             next: now,
             looking: None,
-            is_left: false,
         }
     }
 
@@ -50,25 +48,13 @@ impl Orphan {
 
     /// An event came for the child's pipe.
     pub fn on_ready(&mut self) {
-        if self.looking.take_if(|probe| probe.on_ready(0)).is_some() {
-            self.is_left = false;
-        }
+        self.looking.take_if(|probe| probe.on_ready(0));
     }
 
-    /// When [`on_timeout`](Self::on_timeout) wants to be called.
-    pub fn poll_timeout(&self) -> Option<Time> {
-        let probe = self.looking.as_ref().filter(|_| !self.is_left)?;
-        Some(probe.deadline)
-    }
-
-    /// It may be that process 1 has had its time.
-    pub fn on_timeout(&mut self, now: Time) {
-        self.is_left |= self.poll_timeout().is_some_and(|at| at <= now);
-    }
-
-    /// Process 1 does not take what has died.
-    pub const fn is_left(&self) -> bool {
-        self.is_left
+    /// Process 1 has had its time, and has not taken what has died.
+    pub fn is_left(&self, now: Time) -> bool {
+        let probe = self.looking.as_ref();
+        probe.is_some_and(|probe| probe.deadline <= now)
     }
 }
 
