@@ -27,3 +27,13 @@ pub fn numbers(directory: &Path) -> Vec<u32> {
     }
     numbers
 }
+
+/// All processes, with the kernel's names for them (proc_pid_comm(5)).
+pub fn processes() -> Vec<(i32, String)> {
+    let proc = Path::new("/proc");
+    let named = numbers(proc).into_iter().filter_map(|pid| {
+        let name = fs::read_to_string(proc.join(pid.to_string()).join("comm")).ok()?;
+        Some((i32::try_from(pid).ok()?, name.trim_end().to_owned()))
+    });
+    named.collect()
+}

@@ -3,6 +3,7 @@
 //!
 //! What cannot be read is empty or 0. A write may take long: memory that is in use moves elsewhere first.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -11,6 +12,9 @@ use quantix::error::{Code, Failure, system_text};
 use quantix::message::agent::{
     Cpu, Hardware, HardwareKind, MemoryBlocks, Numbers, OnlineFailure, OnlineReport, SetOnline,
 };
+
+use super::storage::{number, word};
+use crate::names;
 
 /// Processors that are told of, and runs of blocks.
 const MAX_CPUS: usize = 4096;
@@ -22,7 +26,7 @@ const MAX_FAILURES: usize = 32;
 /// Everything there is to tell; /sys is at `sys`, /proc at `proc`.
 pub fn report(sys: &Path, proc: &Path) -> Hardware {
     let dmi = sys.join("class/dmi/id");
-    let word = |name: &str| word(&dmi.join(name));
+    let word = |name: &str| cut(&word(&dmi, name));
     let blocks = Kind::Memory.all(sys);
     Hardware {
         vendor: word("sys_vendor"),
@@ -56,14 +60,14 @@ fn cpus(sys: &Path) -> Vec<Cpu> {
     let ids = Kind::Cpu.all(sys).into_iter().take(MAX_CPUS);
     let cpus = ids.map(|id| {
         let path = sys.join(Kind::Cpu.place(id));
-        let online = word(&path.join("online"));
-        let number = |name: &str| word(&path.join("topology").join(name)).parse().unwrap_or(0);
+        let online = word(&path, "online");
+        let place = |name: &str| u32::try_from(number(&path.join("topology"), name)).unwrap_or(0);
         Cpu {
             id,
             online: online != "0",
             fixed: online.is_empty(),
-            socket: number("physical_package_id"),
-            core: number("core_id"),
+            socket: place("physical_package_id"),
+            core: place("core_id"),
         }
     });
     cpus.collect()
@@ -71,7 +75,7 @@ fn cpus(sys: &Path) -> Vec<Cpu> {
 
 /// In hexadecimal, without a mark (Documentation/admin-guide/mm/memory-hotplug.rst).
 fn block_size(sys: &Path) -> u64 {
-    let text = word(&sys.join("devices/system/memory/block_size_bytes"));
+    let text = word(&sys.join("devices/system/memory"), "block_size_bytes");
     u64::from_str_radix(&text, 16).unwrap_or(0)
 }
 
@@ -142,31 +146,28 @@ pub fn set_online(request: &SetOnline, sys: &Path) -> Result<OnlineReport, Failu
     }
     for id in meant {
         let path = sys.join(kind.place(id));
-        match (kind.is_online(&path), request.online) {
-            (Some(is), wanted) if is == wanted => report.unchanged += 1,
-            // One that cannot be taken offline has nothing to be asked by.
-            (None, true) => report.unchanged += 1,
-            // Of all it is not meant.
-            (None, false) if request.numbers.is_empty() => report.unchanged += 1,
-            (state, wanted) => {
-                let changed = match state {
-                    None => Err(io::Error::from_raw_os_error(libc::EPERM)),
-                    Some(_) => fs::write(path.join(kind.file()), kind.word(wanted)),
-                };
-                match changed {
-                    Ok(()) => report.changed += 1,
-                    Err(e) => {
-                        report.failed += 1;
-                        if report.failures.len() < MAX_FAILURES {
-                            report.failures.push(OnlineFailure {
-                                id,
-                                reason: kind.reason(&e),
-                                errno: e.raw_os_error().unwrap_or(0).unsigned_abs(),
-                            });
-                        }
-                    }
-                }
-            }
+        let state = kind.is_online(&path);
+        // One without a state is online for good; where all are asked for it is not meant.
+        let is_left_out = state.is_none() && request.numbers.is_empty();
+        if is_left_out || state.unwrap_or(true) == request.online {
+            report.unchanged += 1;
+            continue;
+        }
+        let changed = match state {
+            None => Err(io::Error::from_raw_os_error(libc::EPERM)),
+            Some(_) => fs::write(path.join(kind.file()), kind.word(request.online)),
+        };
+        let Err(e) = changed else {
+            report.changed += 1;
+            continue;
+        };
+        report.failed += 1;
+        if report.failures.len() < MAX_FAILURES {
+            report.failures.push(OnlineFailure {
+                id,
+                reason: kind.reason(&e),
+                errno: e.raw_os_error().unwrap_or(0).unsigned_abs(),
+            });
         }
     }
     Ok(report)
@@ -220,7 +221,7 @@ impl Kind {
 
     /// None: it has no such file, and is online for good.
     fn is_online(self, path: &Path) -> Option<bool> {
-        match &*word(&path.join(self.file())) {
+        match &*word(path, self.file()) {
             "" => None,
             "1" | "online" => Some(true),
             _ => Some(false),
@@ -243,21 +244,11 @@ impl Kind {
 
 /// The numbers behind `prefix` of a directory's entries, in order.
 fn numbers(directory: &Path, prefix: &str) -> Vec<u32> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut numbers: Vec<u32> = entries
-        .filter_map(|entry| {
-            let name = entry.file_name();
-            name.to_str()?.strip_prefix(prefix)?.parse().ok()
-        })
-        .collect();
+    let names = names::all(directory).unwrap_or_default();
+    let number = |name: &OsString| name.to_str()?.strip_prefix(prefix)?.parse().ok();
+    let mut numbers: Vec<u32> = names.iter().filter_map(number).collect();
     numbers.sort_unstable();
     numbers
-}
-
-fn word(path: &Path) -> String {
-    cut(&String::from_utf8_lossy(
-        &fs::read(path).unwrap_or_default(),
-    ))
 }
 
 fn cut(text: &str) -> String {

@@ -13,7 +13,7 @@ use quantix::rt::sys::uname::set_hostname;
 use quantix::rt::{clock, random, zone};
 
 use super::read_regular;
-use super::restored::processes;
+use crate::names::processes;
 use crate::telemetry::os;
 
 const ZONES: &str = "/usr/share/zoneinfo";

@@ -11,6 +11,9 @@ use quantix::error::{Code, Failure};
 use quantix::message::agent::{ListPackages, Package, PackageList};
 use quantix::rt::tool::Tool;
 
+use super::PAGE;
+use crate::telemetry::next_line;
+
 /// Packages of a guest; the largest have some thousands.
 const MAX_PACKAGES: usize = 100_000;
 
@@ -21,9 +24,6 @@ const MAX_LINE: u64 = 64 * 1024;
 /// Characters of a word.
 const MAX_WORD: usize = 160;
 
-/// Bytes of an answer: with the last package, of 2 KiB at most, well below a frame.
-const FULL: usize = 64 * 1024;
-
 const DPKG: &str = "var/lib/dpkg/status";
 /// The latter since Alpine 3.22.
 const APK: [&str; 2] = ["lib/apk/db/installed", "usr/lib/apk/db/installed"];
@@ -32,23 +32,25 @@ const RPM: [&str; 2] = ["var/lib/rpm", "usr/lib/sysimage/rpm"];
 
 /// A part of the list; the guest's root is at `root`.
 pub fn list(request: &ListPackages, root: &Path) -> Result<PackageList, Failure> {
-    let (manager, mut packages) = all(root)?;
-    packages.sort_by_cached_key(key);
+    let (manager, packages) = all(root)?;
+    let keyed = packages.into_iter().map(|package| (key(&package), package));
+    let mut packages: Vec<(String, Package)> = keyed.collect();
+    packages.retain(|(key, _)| *key > request.after);
+    packages.sort_by(|(one, _), (other, _)| one.cmp(other));
     let mut list = PackageList {
         manager: manager.to_owned(),
         ..Default::default()
     };
-    let mut bytes = 0;
-    for package in packages {
-        if key(&package) <= request.after {
-            continue;
-        }
-        if bytes >= FULL {
-            list.last = list.packages.last().map(key).unwrap_or_default();
+    let (mut bytes, mut last) = (0, String::new());
+    for (key, package) in packages {
+        // With the last package, of 2 KiB at most, it is well below a frame.
+        if bytes >= PAGE {
+            list.last = last;
             break;
         }
         bytes += package.encoded_len() + 4;
         list.packages.push(package);
+        last = key;
     }
     Ok(list)
 }
@@ -127,12 +129,7 @@ impl Form {
         let mut is_there = true;
         let mut line = Vec::new();
         loop {
-            line.clear();
-            let read = text.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
-            if line.last() != Some(&b'\n') && read as u64 == MAX_LINE {
-                // A description without an end; its name stands in front of it.
-                text.skip_until(b'\n')?;
-            }
+            let is_there_more = next_line(&mut text, MAX_LINE, &mut line)?;
             let said = String::from_utf8_lossy(&line);
             let said = said.trim_end();
             if said.is_empty() {
@@ -141,7 +138,7 @@ impl Form {
                     packages.push(done);
                 }
                 is_there = true;
-                if read == 0 {
+                if !is_there_more {
                     return Ok(packages);
                 }
             } else if let Some(word) = said.strip_prefix(self.name) {

@@ -161,7 +161,7 @@ fn renew() -> Outcome {
     let cards = cards();
     let cards: Vec<&str> = cards.iter().map(String::as_str).collect();
     let mut told = Vec::new();
-    for (pid, name) in processes() {
+    for (pid, name) in names::processes() {
         match &*name {
             // busybox, udhcpc --help: SIGUSR1 renews.
             "udhcpc" => drop(process::signal(pid, Signal::USR1)),
@@ -204,17 +204,6 @@ fn tool_until(name: &str, args: &[&str], end: Time) -> Result<(), String> {
         Ok(said) => Err(format!("{name}: {}", said.why())),
         Err(e) => Err(format!("{name}: {}", system_text(&e))),
     }
-}
-
-/// All processes, with the kernel's names for them.
-pub fn processes() -> Vec<(i32, String)> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let named = entries.filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let name = fs::read_to_string(entry.path().join("comm")).ok()?;
-        Some((pid, name.trim_end().to_owned()))
-    });
-    named.collect()
 }
 
 fn call_hooks(called: &mut Vec<Hook>) -> Outcome {

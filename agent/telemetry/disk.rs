@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use quantix::error::{Code, Failure};
 use quantix::message::wire::Disk;
 use quantix::rt::sys::statvfs::{Blocks, statvfs};
 
-use super::number;
+use super::{next_line, number};
 
 /// A mounted file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -256,22 +256,13 @@ pub fn choose(
 fn each(mountinfo: impl BufRead, mut take: impl FnMut(Mount)) -> io::Result<()> {
     let mut mountinfo = mountinfo.take(MAX_MOUNTINFO);
     let mut line = Vec::new();
-    loop {
-        line.clear();
-        let mut start = mountinfo.by_ref().take(MAX_LINE);
-        if start.read_until(b'\n', &mut line)? == 0 {
-            return Ok(());
-        }
-        if line.last() == Some(&b'\n') {
-            line.pop();
-        } else {
-            // What is wanted stands in front of the options that make lines long.
-            mountinfo.skip_until(b'\n')?;
-        }
+    // What is wanted stands in front of the options that make lines long.
+    while next_line(&mut mountinfo, MAX_LINE, &mut line)? {
         if let Some(mount) = Mount::parse(&line) {
             take(mount);
         }
     }
+    Ok(())
 }
 
 /// Takes in the next mount, so that `kept` holds what can be seen, is storage, and each file system

@@ -12,7 +12,7 @@ pub mod os;
 pub mod pressure;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, BufRead, Read};
 use std::path::Path;
 use std::str::{self, FromStr};
 
@@ -89,6 +89,21 @@ fn read(path: impl AsRef<Path>, limit: u64, buffer: &mut Vec<u8>) -> &[u8] {
         buffer.clear();
     }
     buffer
+}
+
+/// The next line without its end, of a long one the first `limit` bytes. Replaces what `line` held; false behind
+/// the last. Errors: the reader's.
+pub fn next_line(text: &mut impl BufRead, limit: u64, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    if text.by_ref().take(limit).read_until(b'\n', line)? == 0 {
+        return Ok(false);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else {
+        text.skip_until(b'\n')?;
+    }
+    Ok(true)
 }
 
 /// A number between white space; None for anything else and for what does not fit.

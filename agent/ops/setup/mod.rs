@@ -29,7 +29,7 @@ use quantix::rt::tool::Tool;
 use quantix::rt::{clock, random};
 
 use super::network::{has_lease, of, routes};
-use super::restored::processes;
+use crate::names::processes;
 use manager::{Edit, Manager, Site, words};
 use plan::Plan;
 use record::{Home, Record, Stage};
