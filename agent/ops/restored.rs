@@ -199,11 +199,8 @@ fn tool(name: &str, args: &[&str]) -> Result<(), String> {
 }
 
 fn tool_until(name: &str, args: &[&str], end: Time) -> Result<(), String> {
-    match Tool::new(name, args, end.since(clock::now())).run() {
-        Ok(said) if said.is_success() => Ok(()),
-        Ok(said) => Err(format!("{name}: {}", said.why())),
-        Err(e) => Err(format!("{name}: {}", system_text(&e))),
-    }
+    let tool = Tool::new(name, args, end.since(clock::now()));
+    tool.succeed().map_err(|why| format!("{name}: {why}"))
 }
 
 fn call_hooks(called: &mut Vec<Hook>) -> Outcome {

@@ -10,6 +10,7 @@ use super::clock;
 use super::sys::fd::{Wait, pipe, set_nonblocking, wait};
 use super::sys::process::{self, Ended, Signal, Watch};
 use super::sys::program::Program;
+use crate::error::system_text;
 
 /// Where programs of the system are.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -73,6 +74,18 @@ impl<'a> Tool<'a> {
             patience,
             limit: 256 * 1024,
             merged: false,
+        }
+    }
+
+    /// Runs one that has to succeed.
+    ///
+    /// # Errors
+    /// Why it did not, or could not be started.
+    pub fn succeed(&self) -> Result<(), String> {
+        match self.run() {
+            Ok(said) if said.is_success() => Ok(()),
+            Ok(said) => Err(said.why()),
+            Err(e) => Err(system_text(&e)),
         }
     }
 

@@ -334,14 +334,10 @@ fn tell(words: Vec<String>) -> Result<(), String> {
         return Ok(());
     };
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let line = words.join(" ");
-    let why = match Tool::new(name, &args, PATIENCE).run() {
-        Ok(said) if said.is_success() => return Ok(()),
-        Ok(said) => said.why(),
-        Err(e) => system_text(&e),
-    };
-    let why: String = why.chars().take(MAX_WORDS).collect();
-    Err(format!("{line}: {why}"))
+    Tool::new(name, &args, PATIENCE).succeed().map_err(|why| {
+        let why: String = why.chars().take(MAX_WORDS).collect();
+        format!("{}: {why}", words.join(" "))
+    })
 }
 
 fn ask(name: &str, args: &[&str]) -> Option<String> {
