@@ -17,10 +17,7 @@ use super::{Trouble, client, print, vm, vm_and_words};
 /// `qx-node freeze`
 pub fn freeze(typed: &Typed) -> Result<u8, Trouble> {
     let (name, mount_points) = vm_and_words(typed, "the mount point")?;
-    let timeout = typed.number("timeout").map_err(Trouble::Usage)?;
-    if timeout == Some(0) {
-        return Err(Trouble::Usage("--timeout takes a number from 1".to_owned()));
-    }
+    let timeout = typed.positive("timeout").map_err(Trouble::Usage)?;
     let request = Freeze {
         mount_points,
         timeout_seconds: timeout.unwrap_or(FREEZE_SECONDS),

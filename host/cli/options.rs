@@ -88,6 +88,14 @@ impl Typed {
             )
         })
     }
+
+    /// As [`number`](Self::number), of those above 0.
+    pub fn positive(&self, long: &str) -> Result<Option<u32>, String> {
+        match self.number(long)? {
+            Some(0) => Err(format!("--{long} takes a number from 1")),
+            number => Ok(number),
+        }
+    }
 }
 
 /// Reads the words behind a command's name. `Ok(None)`: help was asked for.

@@ -42,10 +42,8 @@ pub fn info(typed: &Typed) -> Result<u8, Trouble> {
 /// `qx-node ping`
 pub fn ping(typed: &Typed) -> Result<u8, Trouble> {
     let (name, _) = vm(typed, 0)?;
-    let count = typed.number("count").map_err(Trouble::Usage)?.unwrap_or(1);
-    if count == 0 {
-        return Err(Trouble::Usage("--count takes a number from 1".to_owned()));
-    }
+    let count = typed.positive("count").map_err(Trouble::Usage)?;
+    let count = count.unwrap_or(1);
     let mut client = client(typed)?;
     let mut times = Vec::new();
     for sequence in 1..=count {

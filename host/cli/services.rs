@@ -60,11 +60,7 @@ pub fn service(typed: &Typed) -> Result<u8, Trouble> {
         let given = plain(&word.to_string_lossy());
         return Err(Trouble::Usage(format!("{given} is none of {known}")));
     };
-    let seconds = typed.number("timeout").map_err(Trouble::Usage)?;
-    if seconds == Some(0) {
-        let why = "--timeout takes a number from 1";
-        return Err(Trouble::Usage(why.to_owned()));
-    }
+    let seconds = typed.positive("timeout").map_err(Trouble::Usage)?;
     let mut client = client(typed)?;
     let request = ServiceControl {
         name: service.to_owned(),

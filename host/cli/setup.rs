@@ -92,11 +92,8 @@ fn set(
         values.collect::<Result<Vec<_>, _>>()
     };
     let number = |option| {
-        let number = typed.number(option).map_err(Trouble::Usage)?;
-        match number {
-            Some(0) => Err(Trouble::Usage(format!("--{option} takes a number from 1"))),
-            number => Ok(number.unwrap_or(0)),
-        }
+        let number = typed.positive(option).map_err(Trouble::Usage)?;
+        Ok::<u32, Trouble>(number.unwrap_or(0))
     };
     let request = ConfigureNetwork {
         interface: interface.to_owned(),
