@@ -12,28 +12,14 @@ mod services;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::harness::{Node, Options, Outcome, Own, PATIENCE, Place, script, system, wait_until};
+use super::harness::{Node, Options, Outcome, Own, PATIENCE, Place, make, system, wait_until};
 
 /// The disk that all start from, made once for all runs.
-static DISK: LazyLock<PathBuf> = LazyLock::new(|| {
-    let made = Command::new("sh")
-        .arg(script("debian.sh"))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let why = String::from_utf8_lossy(&made.stderr);
-    assert!(
-        made.status.success(),
-        "no Debian for the VM tests; tests/vm/install.sh installs what they need\n{why}"
-    );
-    let path = String::from_utf8(made.stdout).unwrap();
-    PathBuf::from(path.trim_end())
-});
+static DISK: LazyLock<PathBuf> = LazyLock::new(|| PathBuf::from(make("debian.sh", &[]).trim_end()));
 
 /// A Debian, `db1`, with its daemon.
 struct Guest {

@@ -108,20 +108,25 @@ pub fn script(name: &str) -> PathBuf {
 /// The image with the agent, made once in each run.
 static IMAGE: LazyLock<PathBuf> = LazyLock::new(|| {
     let image = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm");
+    make("image.sh", &[&program("quantix-kvm-agent"), &image]);
+    image
+});
+
+/// Has a script make something that guests need: what it printed.
+pub fn make(name: &str, args: &[&Path]) -> String {
     let made = Command::new("sh")
-        .arg(script("image.sh"))
-        .arg(program("quantix-kvm-agent"))
-        .arg(&image)
+        .arg(script(name))
+        .args(args)
         .stdin(Stdio::null())
         .output()
         .unwrap();
     let why = String::from_utf8_lossy(&made.stderr);
     assert!(
         made.status.success(),
-        "no image for the VM tests; tests/vm/install.sh installs what they need\n{why}"
+        "{name} failed; tests/vm/install.sh installs what the VM tests need\n{why}"
     );
-    image
-});
+    String::from_utf8(made.stdout).unwrap()
+}
 
 /// Where the image with the agent is.
 pub fn image() -> PathBuf {
