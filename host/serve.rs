@@ -41,6 +41,8 @@ pub fn serve(options: Options) -> Result<(), String> {
     // Held until the end of the process, however it ends.
     let _lock = lock(control)?;
     let mut log = Log::new("qx-node", options.log, options.level);
+    // One VM needs two; a policy that forbids it leaves us what we have.
+    let _ = fd::raise_limit();
     let listener = listen(control).map_err(|e| system("listen on", control, e))?;
     let (version, revision) = (quantix::VERSION, quantix::REVISION);
     log.info(format_args!(

@@ -115,6 +115,9 @@ pub struct Broker {
     next: u64,
     calls: BTreeMap<CallKey, Call>,
     by_message: BTreeMap<MessageId, CallKey>,
+    /// The same by who asked, with the client's number, and by who is asked: none of the others' is looked at.
+    by_client: BTreeSet<(ClientKey, u64, CallKey)>,
+    by_vm: BTreeSet<(VmKey, CallKey)>,
     looks: BTreeSet<(Time, CallKey)>,
 }
 
@@ -136,6 +139,8 @@ impl Broker {
             next: 0,
             calls: BTreeMap::new(),
             by_message: BTreeMap::new(),
+            by_client: BTreeSet::new(),
+            by_vm: BTreeSet::new(),
             looks: BTreeSet::new(),
         }
     }
@@ -162,6 +167,8 @@ impl Broker {
         }
         let look = now + WAIT_FOR_SESSION;
         self.looks.insert((look, key));
+        self.by_client.insert((client, message.id, key));
+        self.by_vm.insert((vm, key));
         self.calls.insert(
             key,
             Call {
@@ -181,6 +188,8 @@ impl Broker {
     pub fn end(&mut self, key: CallKey) -> Option<Call> {
         let call = self.calls.remove(&key)?;
         self.looks.remove(&(call.look, key));
+        self.by_client.remove(&(call.client, call.request, key));
+        self.by_vm.remove(&(call.vm, key));
         if let Kind::Agent { id, .. } = &call.kind {
             self.by_message.remove(id);
         }
@@ -202,20 +211,38 @@ impl Broker {
 
     /// The request that a client's message is for.
     pub fn by_client(&self, client: ClientKey, request: u64) -> Option<CallKey> {
-        self.select(|call| call.client == client && call.request == request)
-            .first()
-            .copied()
+        let first = (client, request, CallKey(0));
+        let found = self.by_client.range(first..).next();
+        found
+            .filter(|(c, r, _)| (*c, *r) == (client, request))
+            .map(|(_, _, key)| *key)
     }
 
-    /// All requests for which this holds.
-    pub fn select(&self, which: impl Fn(&Call) -> bool) -> Vec<CallKey> {
-        let found = self.calls.iter().filter(|(_, call)| which(call));
-        found.map(|(key, _)| *key).collect()
+    /// All requests of a client that are under way.
+    pub fn of_client(&self, client: ClientKey) -> impl Iterator<Item = CallKey> {
+        let first = (client, 0, CallKey(0));
+        let found = self.by_client.range(first..);
+        found
+            .take_while(move |(c, ..)| *c == client)
+            .map(|(.., key)| *key)
     }
 
-    /// Requests of one client that are under way.
-    pub fn count(&self, which: impl Fn(&Call) -> bool) -> usize {
-        self.calls.values().filter(|call| which(call)).count()
+    /// All requests to a VM.
+    pub fn of_vm(&self, vm: VmKey) -> impl Iterator<Item = (CallKey, &Call)> {
+        let found = self.by_vm.range((vm, CallKey(0))..);
+        let found = found.take_while(move |(v, _)| *v == vm);
+        found.filter_map(|(_, key)| Some((*key, self.calls.get(key)?)))
+    }
+
+    /// Those for which this holds.
+    pub fn select(&self, vm: VmKey, which: impl Fn(&Kind) -> bool) -> Vec<CallKey> {
+        let found = self.of_vm(vm).filter(|(_, call)| which(&call.kind));
+        found.map(|(key, _)| key).collect()
+    }
+
+    /// Somebody waits for something of this VM.
+    pub fn is_asked(&self, vm: VmKey) -> bool {
+        self.of_vm(vm).next().is_some()
     }
 
     /// When the next request has to be looked at.
@@ -284,7 +311,13 @@ mod tests {
         assert_eq!(broker.by_message(VmKey(8), id.as_str()), None);
         assert_eq!(broker.by_client(CLIENT, 5), Some(key));
         assert_eq!(broker.by_client(ClientKey(2), 5), None);
+        assert_eq!(broker.of_client(CLIENT).collect::<Vec<_>>(), [key]);
+        assert_eq!(broker.select(VM, |_| true), [key]);
+        assert!(broker.is_asked(VM) && !broker.is_asked(VmKey(8)));
         assert!(broker.end(key).is_some());
+        assert_eq!(broker.of_client(CLIENT).count(), 0);
+        assert_eq!(broker.by_client(CLIENT, 5), None);
+        assert!(!broker.is_asked(VM));
         assert_eq!(broker.by_message(VM, id.as_str()), None);
         assert!(broker.end(key).is_none());
         assert_eq!(broker.poll_timeout(), None);

@@ -11,6 +11,7 @@ use quantix::time::Time;
 
 use super::broker::{CallKey, ClientKey};
 use super::client::Client;
+use super::descriptors::is_short;
 use super::{ACCEPT_AGAIN, CLIENT, Daemon, MAX_CLIENTS, token};
 
 impl Daemon {
@@ -46,7 +47,10 @@ impl Daemon {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) => {
-                    self.log.warning(format_args!("accept: {e}"));
+                    match is_short(&e) {
+                        true => self.warn_of_descriptors(now),
+                        false => self.log.warning(format_args!("accept: {e}")),
+                    }
                     self.accept_at = Some(now + ACCEPT_AGAIN);
                     return;
                 }
@@ -92,7 +96,7 @@ impl Daemon {
         if why != "left" {
             self.log.warning(format_args!("client disconnected: {why}"));
         }
-        for call in self.broker.select(|call| call.client == key) {
+        for call in self.broker.of_client(key).collect::<Vec<_>>() {
             self.cancel_in_guest(call);
             if let Some(call) = self.broker.end(call) {
                 self.settle(now, call.vm);

@@ -1,6 +1,7 @@
 //! What has happened to the VMs, for those who ask later or follow. It knows no client's socket and
 //! no clock.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use quantix::message::agent::Timestamp;
@@ -34,6 +35,8 @@ pub struct Follower {
 pub struct Journal {
     last: u64,
     kept: VecDeque<Event>,
+    /// How many of each VM.
+    counts: BTreeMap<String, usize>,
     /// The VM that is followed, or all.
     followers: BTreeMap<Follower, Option<String>>,
 }
@@ -84,14 +87,21 @@ impl Journal {
         event.time = Some(time);
         vm.clone_into(&mut event.vm);
         event.reason = cut(&event.reason, MAX_REASON).to_owned();
-        let of_vm = |event: &&Event| event.vm == vm;
-        if self.kept.iter().filter(of_vm).count() >= KEPT_OF_ONE {
-            let oldest = self.kept.iter().position(|event| event.vm == vm);
-            oldest.and_then(|at| self.kept.remove(at));
-        } else if self.kept.len() >= KEPT {
-            self.kept.pop_front();
+        let of_vm = self.counts.get(vm).copied().unwrap_or_default();
+        let oldest = match of_vm >= KEPT_OF_ONE {
+            true => self.kept.iter().position(|event| event.vm == vm),
+            false => (self.kept.len() >= KEPT).then_some(0),
+        };
+        if let Some(dropped) = oldest.and_then(|at| self.kept.remove(at))
+            && let Entry::Occupied(mut count) = self.counts.entry(dropped.vm)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
         }
         self.kept.push_back(event.clone());
+        *self.counts.entry(vm.to_owned()).or_default() += 1;
         let wants = |what: &Option<String>| what.as_deref().is_none_or(|name| name == vm);
         let followers = self.followers.iter().filter(|(_, what)| wants(what));
         let followers = followers.map(|(follower, _)| *follower).collect();
@@ -162,6 +172,8 @@ mod tests {
             push(&mut journal, &n.to_string(), "");
         }
         assert_eq!(journal.kept(None).count(), KEPT);
+        assert_eq!(journal.counts.values().sum::<usize>(), KEPT);
+        assert!(!journal.counts.contains_key("noisy"));
     }
 
     #[test]

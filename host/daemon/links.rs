@@ -1,6 +1,6 @@
 //! The daemon's side towards the VMs: found, read, settled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mio::unix::SourceFd;
@@ -11,20 +11,57 @@ use quantix::message::node::{self, node_message};
 use quantix::message::{AgentMessage, Body};
 use quantix::rt::clock;
 use quantix::rt::sys::inotify::Watch;
-use quantix::time::Time;
+use quantix::time::{Time, earliest};
 
 use super::broker::{Call, Kind, VmKey};
 use super::clocks;
+use super::descriptors::NO_DESCRIPTOR;
+use super::discover::Socket;
 use super::state::{Line, State};
 use super::vm::Vm;
 use super::{
-    ABSENT_FOR, Daemon, MAX_ABSENT, MONITOR, RESCAN, Source, WATCH, direct_name, discover, journal,
-    token,
+    ABSENT_FOR, Daemon, MAX_ABSENT, MONITOR, MONITOR_SUFFIX, RESCAN, SCAN_PAUSE, SHORT_PAUSE,
+    Source, WATCH, direct_name, discover, journal, token,
 };
 
 impl Daemon {
+    /// The directory has changed: looks at the VMs whose files have, or at all if it is not known which.
+    pub(super) fn on_directory(&mut self, now: Time) {
+        let Some(watch) = &mut self.watch else {
+            return;
+        };
+        let mut names = BTreeSet::new();
+        let known = watch.changes(|file| {
+            let monitors = || file.strip_suffix(MONITOR_SUFFIX);
+            if let Some(name) = discover::vm_of(file).or_else(monitors) {
+                names.insert(name.to_owned());
+            }
+        });
+        let Source::Directory(directory) = &self.source else {
+            return;
+        };
+        // While some files are no VM's, a change of one can make another of them one.
+        if !known || !self.faults.is_empty() {
+            return self.rescan_soon(now);
+        }
+        let directory = directory.clone();
+        for name in names {
+            match discover::look(&directory, &name) {
+                Ok(socket) => self.on_found(now, &name, socket),
+                Err(discover::WholeDirectory) => return self.rescan_soon(now),
+            }
+        }
+    }
+
+    /// A directory where something always changes is looked at now and then.
+    fn rescan_soon(&mut self, now: Time) {
+        let next = self.scanned.map_or(now, |at| now.max(at + SCAN_PAUSE));
+        self.rescan_at = earliest(self.rescan_at, Some(next));
+    }
+
     pub(super) fn rescan(&mut self, now: Time) {
         self.rescan_at = None;
+        self.scanned = Some(now);
         let found = match &self.source {
             Source::Socket(path) => discover::socket(path).map(|socket| {
                 let name = direct_name(path);
@@ -60,55 +97,67 @@ impl Daemon {
         }
         self.faults = faults;
 
-        for (name, key) in self.names.clone() {
-            let Some(vm) = self.vms.get_mut(&key) else {
-                continue;
-            };
-            match found.remove(&name) {
-                Some(socket) if socket == vm.socket && !vm.is_absent() => {
-                    if !vm.monitor.look(now) {
-                        continue;
-                    }
-                }
-                Some(socket) => {
-                    vm.on_new_socket(socket, now);
-                    vm.monitor.look(now);
-                }
-                None if vm.is_absent() => continue,
-                None => vm.on_socket_gone(),
-            }
-            self.settle(now, key);
-            if self.vms.get(&key).is_some_and(Vm::is_absent) {
-                self.fail_calls_of(key);
-                self.forget_surplus();
-            }
+        for name in self.names.keys().cloned().collect::<Vec<_>>() {
+            let socket = found.remove(&name);
+            self.on_found(now, &name, socket);
         }
         for (name, socket) in found {
-            let key = VmKey(self.make_key());
-            let path = socket.path.display().to_string();
-            self.log.info(format_args!("{name}: found {path}"));
-            let (at, monitor) = (token(key.0), token(key.0 + MONITOR));
-            let mut vm = Vm::new(name.clone(), socket, at, monitor, now);
-            vm.monitor.look(now);
-            let event = journal::change(None, vm.state(), format!("found {path}"));
-            self.names.insert(name.clone(), key);
-            self.vms.insert(key, vm);
-            self.deadlines.set(key, Some(now));
-            self.record(&name, event);
+            self.on_found(now, &name, Some(socket));
         }
     }
 
-    /// Of VMs that are off only so many are remembered: those that were there last.
-    fn forget_surplus(&mut self) {
-        let absent = self.vms.iter().filter(|(_, vm)| vm.is_absent());
-        let mut absent: Vec<(Time, VmKey)> = absent.map(|(key, vm)| (vm.since(), *key)).collect();
-        if absent.len() > MAX_ABSENT {
-            absent.sort_unstable();
-            let surplus = absent.len() - MAX_ABSENT;
-            for (_, key) in &absent[..surplus] {
-                self.forget(*key);
+    /// Somebody has looked for a VM's socket.
+    fn on_found(&mut self, now: Time, name: &str, socket: Option<Socket>) {
+        let Some(key) = self.names.get(name).copied() else {
+            if let Some(socket) = socket {
+                self.add(now, name, socket);
+            }
+            return;
+        };
+        let Some(vm) = self.vms.get_mut(&key) else {
+            return;
+        };
+        match socket {
+            Some(socket) if socket == vm.socket && !vm.is_absent() => {
+                if !vm.monitor.look(now) {
+                    return;
+                }
+            }
+            Some(socket) => {
+                if vm.is_absent() {
+                    self.absent.remove(&(vm.since(), key));
+                }
+                vm.on_new_socket(socket, now);
+                vm.monitor.look(now);
+            }
+            None if vm.is_absent() => return,
+            None => vm.on_socket_gone(),
+        }
+        self.settle(now, key);
+        if let Some(vm) = self.vms.get(&key).filter(|vm| vm.is_absent()) {
+            self.absent.insert((vm.since(), key));
+            self.fail_calls_of(key);
+            // Of VMs that are off only so many are remembered: those that were there last.
+            if self.absent.len() > MAX_ABSENT
+                && let Some((_, oldest)) = self.absent.pop_first()
+            {
+                self.forget(oldest);
             }
         }
+    }
+
+    fn add(&mut self, now: Time, name: &str, socket: Socket) {
+        let key = VmKey(self.make_key());
+        let path = socket.path.display().to_string();
+        self.log.info(format_args!("{name}: found {path}"));
+        let (at, monitor) = (token(key.0), token(key.0 + MONITOR));
+        let mut vm = Vm::new(name.to_owned(), socket, at, monitor, now);
+        vm.monitor.look(now);
+        let event = journal::change(None, vm.state(), format!("found {path}"));
+        self.names.insert(name.to_owned(), key);
+        self.vms.insert(key, vm);
+        self.deadlines.set(key, Some(now));
+        self.record(name, event);
     }
 
     /// The VM has been off for so long that nobody asks for it any more.
@@ -116,6 +165,7 @@ impl Daemon {
         if let Some(vm) = self.vms.remove(&key) {
             self.log.info(format_args!("{}: forgotten", vm.name));
             self.names.remove(&vm.name);
+            self.absent.remove(&(vm.since(), key));
         }
         self.deadlines.set(key, None);
         self.queues.forget(key);
@@ -129,7 +179,7 @@ impl Daemon {
         if vm.is_absent() && vm.since() + ABSENT_FOR <= now {
             return self.forget(key);
         }
-        vm.on_timeout(now);
+        vm.on_timeout(now, &mut self.peers);
         self.settle(now, key);
     }
 
@@ -170,14 +220,30 @@ impl Daemon {
     pub(super) fn on_monitor_ready(&mut self, key: VmKey, read: bool, write: bool) {
         if let Some(vm) = self.vms.get_mut(&key) {
             vm.monitor.on_ready(read, write);
-            self.ready_vms.insert(key);
+            self.is_ready(key);
         }
     }
 
     pub(super) fn on_vm_ready(&mut self, key: VmKey, read: bool, write: bool) {
         if let Some(vm) = self.vms.get_mut(&key) {
             vm.on_ready(read, write);
-            self.ready_vms.insert(key);
+            self.is_ready(key);
+        }
+    }
+
+    /// The VM is to be read from: before others if somebody waits for what it says.
+    fn is_ready(&mut self, key: VmKey) {
+        match self.broker.is_asked(key) {
+            true => self.ready_asked.push(key),
+            false => self.ready_vms.push(key),
+        }
+    }
+
+    /// Reads a turn's share of the VM.
+    pub(super) fn read_vm(&mut self, now: Time, key: VmKey) {
+        if let Some(vm) = self.vms.get_mut(&key) {
+            vm.read(now, &mut self.buffer);
+            self.settle(now, key);
         }
     }
 
@@ -199,12 +265,15 @@ impl Daemon {
         let Some(vm) = self.vms.get_mut(&key) else {
             return;
         };
+        let mut is_short = false;
         let changed = vm.poll_state(now).map(|before| {
             let (name, state, why) = (&vm.name, vm.state(), vm.reason());
             let colon = if why.is_empty() { "" } else { ": " };
             let line = format_args!("{name}: {state} (was {before}){colon}{why}");
             match state {
                 State::Stalled { .. } => self.log.warning(line),
+                // It is told of once for all.
+                State::Connecting { why } if why == NO_DESCRIPTOR => is_short = true,
                 _ => self.log.info(line),
             }
             (name.clone(), journal::change(Some(&before), state, why))
@@ -222,10 +291,23 @@ impl Daemon {
             None => self.queues.forget(key),
         }
         if vm.is_readable() || vm.monitor.is_readable() {
-            self.ready_vms.insert(key);
+            self.is_ready(key);
         }
         if let Some((name, event)) = changed {
             self.record(&name, event);
+        }
+        if is_short {
+            self.warn_of_descriptors(now);
+        }
+    }
+
+    /// There are none left: one line for all that wait for one.
+    pub(super) fn warn_of_descriptors(&mut self, now: Time) {
+        if self.short_at.is_none_or(|at| now.since(at) >= SHORT_PAUSE) {
+            self.short_at = Some(now);
+            self.log.warning(format_args!(
+                "{NO_DESCRIPTOR}; until then VMs and clients that are connected are served, and others wait"
+            ));
         }
     }
 
@@ -258,10 +340,8 @@ impl Daemon {
             } => {
                 self.correct_clock(now, key);
                 // Answers come in order, so a later one answers all before it.
-                let asked = |call: &Call| {
-                    call.vm == key && matches!(call.kind, Kind::Ping(Some(s)) if s <= sequence)
-                };
-                for call in self.broker.select(asked) {
+                let asked = |kind: &Kind| matches!(kind, Kind::Ping(Some(s)) if *s <= sequence);
+                for call in self.broker.select(key, asked) {
                     let result = node::PingResult {
                         rtt_us: u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX),
                         version: pong.version.clone(),
@@ -280,9 +360,8 @@ impl Daemon {
     pub(super) fn on_agent_message(&mut self, now: Time, key: VmKey, message: AgentMessage) {
         match &message.body {
             Some(Body::Telemetry(_)) => {
-                let asked =
-                    |call: &Call| call.vm == key && matches!(call.kind, Kind::Telemetry { .. });
-                for call in self.broker.select(asked) {
+                let asked = |kind: &Kind| matches!(kind, Kind::Telemetry { .. });
+                for call in self.broker.select(key, asked) {
                     self.report(now, call);
                 }
                 self.watch(now, key);

@@ -10,12 +10,15 @@ mod client;
 mod clients;
 mod clocks;
 mod deadlines;
+mod descriptors;
 mod discover;
 mod guest;
 mod journal;
 mod links;
 mod monitor;
+mod peers;
 mod queue;
+mod ready;
 mod requests;
 mod state;
 mod vm;
@@ -39,7 +42,9 @@ use broker::{Broker, ClientKey, VmKey};
 use client::Client;
 use deadlines::Deadlines;
 use journal::Journal;
+use peers::Peers;
 use queue::Queues;
+use ready::Ready;
 use vm::Vm;
 
 pub use clocks::TimeSync;
@@ -79,6 +84,16 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
 /// Where the directory of sockets cannot be watched it is looked at this often.
 const RESCAN: Duration = Duration::from_secs(2);
 
+/// From one look at the whole directory to the next, where its changes ask for one.
+const SCAN_PAUSE: Duration = Duration::from_millis(200);
+
+/// That descriptors are short is said so often.
+const SHORT_PAUSE: Duration = Duration::from_secs(3600);
+
+/// VMs that are read from in one turn, and VMs whose time has come: so many that a client never waits for long. Those
+/// that somebody waits for come first, and all of them.
+const VMS_A_TURN: usize = 32;
+
 /// Where VMs come from.
 #[derive(Debug)]
 pub enum Source {
@@ -101,17 +116,25 @@ pub struct Daemon {
     /// The directory that is watched, whatever is at its path by now.
     watched: Option<(u64, u64)>,
     rescan_at: Option<Time>,
+    /// When all of the directory was looked at last.
+    scanned: Option<Time>,
     faults: Vec<String>,
+    /// When it was last said that there are no descriptors left.
+    short_at: Option<Time>,
     next_key: u64,
     vms: BTreeMap<VmKey, Vm>,
     names: BTreeMap<String, VmKey>,
+    /// VMs that are off, in the order in which they went.
+    absent: BTreeSet<(Time, VmKey)>,
     clients: BTreeMap<ClientKey, Client>,
     broker: Broker,
     deadlines: Deadlines<VmKey>,
     queues: Queues,
+    peers: Peers,
     journal: Journal,
-    /// What may have more to read without another event.
-    ready_vms: BTreeSet<VmKey>,
+    /// What may have more to read without another event: VMs that somebody waits for, and others.
+    ready_asked: Ready<VmKey>,
+    ready_vms: Ready<VmKey>,
     ready_clients: BTreeSet<ClientKey>,
     /// Clients that something waits for.
     to_write: BTreeSet<ClientKey>,
@@ -155,16 +178,21 @@ impl Daemon {
             watch: None,
             watched: None,
             rescan_at: Some(Time::from_micros(0)),
+            scanned: None,
             faults: Vec::new(),
+            short_at: None,
             next_key: FIRST_KEY,
             vms: BTreeMap::new(),
             names: BTreeMap::new(),
+            absent: BTreeSet::new(),
             clients: BTreeMap::new(),
             broker: Broker::new(random::number()),
             deadlines: Deadlines::new(),
             queues: Queues::new(QUEUES),
+            peers: Peers::default(),
             journal: Journal::default(),
-            ready_vms: BTreeSet::new(),
+            ready_asked: Ready::new(),
+            ready_vms: Ready::new(),
             ready_clients: BTreeSet::new(),
             to_write: BTreeSet::new(),
             buffer: vec![0; 64 * 1024],
@@ -191,12 +219,7 @@ impl Daemon {
                 let write = event.is_writable() || event.is_write_closed();
                 match event.token() {
                     LISTENER => self.accept_at = Some(now),
-                    WATCH => {
-                        if let Some(watch) = &mut self.watch {
-                            watch.drain();
-                        }
-                        self.rescan_at = Some(now);
-                    }
+                    WATCH => self.on_directory(now),
                     QUEUES => {
                         let found = self.queues.on_ready(now);
                         self.on_lines(now, found);
@@ -239,7 +262,8 @@ impl Daemon {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if !self.ready_vms.is_empty() || !self.ready_clients.is_empty() {
+        let is_ready = !self.ready_vms.is_empty() || !self.ready_asked.is_empty();
+        if is_ready || !self.ready_clients.is_empty() {
             return Some(Duration::ZERO);
         }
         let at = earliest(self.deadlines.next(), self.broker.poll_timeout());
@@ -247,7 +271,10 @@ impl Daemon {
         let at = earliest(at, self.accept_at);
         let at = earliest(at, self.rescan_at)?;
         // Rounded up: a deadline that has not come yet would be looked at again and again.
-        Some(at.since(clock::now()) + Duration::from_micros(999))
+        match at.since(clock::now()) {
+            Duration::ZERO => Some(Duration::ZERO),
+            wait => Some(wait + Duration::from_micros(999)),
+        }
     }
 
     fn turn(&mut self, now: Time) {
@@ -257,16 +284,19 @@ impl Daemon {
         if self.rescan_at.is_some_and(|at| at <= now) {
             self.rescan(now);
         }
-        for key in std::mem::take(&mut self.ready_vms) {
-            if let Some(vm) = self.vms.get_mut(&key) {
-                vm.read(now, &mut self.buffer);
-                self.settle(now, key);
-            }
+        for key in self.ready_asked.take(usize::MAX) {
+            self.read_vm(now, key);
         }
         for key in std::mem::take(&mut self.ready_clients) {
             self.read_client(now, key);
         }
-        while let Some(key) = self.deadlines.take_due(now) {
+        for key in self.ready_vms.take(VMS_A_TURN) {
+            self.read_vm(now, key);
+        }
+        for _ in 0..VMS_A_TURN {
+            let Some(key) = self.deadlines.take_due(now) else {
+                break;
+            };
             self.on_vm_timeout(now, key);
         }
         self.look_at_queues(now);

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mio::net::UnixStream;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 use quantix::time::Time;
 use serde_json::Value;
 
+use super::descriptors;
 use super::state::{Open, Told};
 
 /// What a VM's monitor is called behind its name.
@@ -181,12 +182,7 @@ impl Monitor {
     }
 
     fn connect(&mut self, now: Time, file: File, registry: &Registry) {
-        let both = Interest::READABLE | Interest::WRITABLE;
-        let connected = UnixStream::connect(&self.path).and_then(|mut stream| {
-            registry.register(&mut stream, self.token, both)?;
-            Ok(stream)
-        });
-        match connected {
+        match descriptors::connect(&self.path, self.token, registry) {
             Ok(stream) => {
                 self.link = Link::Up(Box::new(Session {
                     file,

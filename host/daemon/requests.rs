@@ -59,7 +59,7 @@ impl Daemon {
         if let Some(vm) = self.vms.get(&key).filter(|vm| vm.is_absent()) {
             return self.refuse(client, &request, &is_absent(vm));
         }
-        if self.broker.count(|call| call.client == client) >= MAX_CLIENT_REQUESTS {
+        if self.broker.of_client(client).count() >= MAX_CLIENT_REQUESTS {
             let why = format!("{MAX_CLIENT_REQUESTS} requests of this client are under way");
             return self.refuse(client, &request, &Failure::new(Code::Busy, why));
         }
@@ -205,10 +205,8 @@ impl Daemon {
             Some(Body::ConfigureNetwork(_)) => Some(CONFIGURED),
             _ => return self.refuse(client, request, &unknown_request()),
         };
-        let in_flight = self
-            .broker
-            .count(|call| call.vm == key && matches!(call.kind, Kind::Agent { .. }));
-        if in_flight >= MAX_REQUESTS {
+        let is_agents = |kind: &Kind| matches!(kind, Kind::Agent { .. });
+        if self.broker.select(key, is_agents).len() >= MAX_REQUESTS {
             let why = format!("{MAX_REQUESTS} requests to this VM are under way; try again later");
             return self.refuse(client, request, &Failure::new(Code::Busy, why));
         }
@@ -403,7 +401,7 @@ impl Daemon {
     }
 
     pub(super) fn calls_of(&self, key: VmKey) -> Vec<CallKey> {
-        self.broker.select(|call| call.vm == key)
+        self.broker.select(key, |_| true)
     }
 
     /// The VM with this name; a private daemon has only one, whatever it is called.

@@ -4,21 +4,23 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 use mio::net::UnixStream;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 use quantix::error::system_text;
 use quantix::host::{Event, Host};
 use quantix::message::agent::{AgentReady, Telemetry, Timestamp};
-use quantix::message::node;
+use quantix::message::{Body, node};
 use quantix::rt::log::DropLog;
 use quantix::rt::sys::fd::unread_by_peer;
-use quantix::rt::sys::sock_diag::{inode, peer_inode};
+use quantix::rt::sys::sock_diag::inode;
 use quantix::rt::{clock, random};
 use quantix::time::{Time, earliest};
 
 use super::clocks::Away;
+use super::descriptors::{NO_DESCRIPTOR, connect, is_short};
 use super::discover::Socket;
 use super::guest::Guest;
 use super::monitor::Monitor;
+use super::peers::Peers;
 use super::queue::Ask;
 use super::state::{Evidence, Line, Seen, State, judge};
 use super::watchdog::Watch;
@@ -185,14 +187,19 @@ impl Vm {
     }
 
     /// The deadline of the channel, or of the monitor, has come.
-    pub fn on_timeout(&mut self, now: Time) {
+    pub fn on_timeout(&mut self, now: Time, peers: &mut Peers) {
         let looks = self.host.poll_timeout().is_some_and(|at| at <= now);
         let taken = match &mut self.link {
             Link::Up { stream, served, .. } => {
-                if looks && *served == Served::Yes {
-                    *served = Served::Looked;
-                }
-                unread_by_peer(stream).is_ok_and(|bytes| bytes == 0)
+                let taken = unread_by_peer(stream).is_ok_and(|bytes| bytes == 0);
+                *served = match *served {
+                    Served::NotYet if looks && (taken || peers.has_accepted(now, stream)) => {
+                        Served::Yes
+                    }
+                    Served::Yes if looks => Served::Looked,
+                    served => served,
+                };
+                taken
             }
             Link::Down { .. } | Link::Full => false,
         };
@@ -205,6 +212,7 @@ impl Vm {
             let Link::Up {
                 stream,
                 readable: readable @ true,
+                served,
                 ..
             } = &mut self.link
             else {
@@ -212,9 +220,13 @@ impl Vm {
             };
             match stream.read(buffer) {
                 Ok(0) => return self.down(now, "QEMU closed the connection"),
-                Ok(n) => self
-                    .host
-                    .handle_bytes(now, &buffer[..n], &mut random::bytes),
+                Ok(n) => {
+                    if *served == Served::NotYet {
+                        *served = Served::Yes;
+                    }
+                    self.host
+                        .handle_bytes(now, &buffer[..n], &mut random::bytes);
+                }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => *readable = false,
                 Err(e) if e.kind() == ErrorKind::ConnectionReset => {
@@ -261,8 +273,8 @@ impl Vm {
                     self.link = Link::down(why);
                     self.mute = true;
                 }
-                Some(event) => {
-                    self.note(now, &event);
+                Some(mut event) => {
+                    self.note(now, &mut event);
                     events.push(event);
                 }
                 // A write may find that the connection has ended.
@@ -274,16 +286,6 @@ impl Vm {
 
     /// Whether what people are shown has changed: what it was.
     pub fn poll_state(&mut self, now: Time) -> Option<State> {
-        if let Link::Up {
-            stream,
-            served: served @ Served::NotYet,
-            ..
-        } = &mut self.link
-            // A kernel that does not tell leaves it to the guest's answers.
-            && !matches!(peer_inode(stream), Ok(None))
-        {
-            *served = Served::Yes;
-        }
         let (seen, looked) = match &self.link {
             Link::Down { why } => (Seen::Down(why), false),
             Link::Full => (Seen::Full, false),
@@ -360,12 +362,7 @@ impl Vm {
     }
 
     fn connect(&mut self, now: Time, registry: &Registry) {
-        let connected = UnixStream::connect(&self.socket.path).and_then(|mut stream| {
-            let both = Interest::READABLE | Interest::WRITABLE;
-            registry.register(&mut stream, self.token, both)?;
-            Ok(stream)
-        });
-        match connected {
+        match connect(&self.socket.path, self.token, registry) {
             Ok(stream) => {
                 self.connects += 1;
                 self.link = Link::Up {
@@ -385,6 +382,7 @@ impl Vm {
                 let why = match e.kind() {
                     ErrorKind::ConnectionRefused => "nothing listens on the socket: QEMU has ended; start the VM, or remove the file"
                         .to_owned(),
+                    _ if is_short(&e) => NO_DESCRIPTOR.to_owned(),
                     _ => format!("connect: {}", system_text(&e)),
                 };
                 self.link = Link::Down { why };
@@ -400,7 +398,8 @@ impl Vm {
         self.host.handle_disconnected(now);
     }
 
-    fn note(&mut self, now: Time, event: &Event) {
+    /// What it says of itself stays here; that it has said so goes on.
+    fn note(&mut self, now: Time, event: &mut Event) {
         match event {
             Event::Pong {
                 round_trip, pong, ..
@@ -408,14 +407,14 @@ impl Vm {
                 self.round_trip_us = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
                 self.skew_ms = skew_ms(pong.time.as_ref(), self.round_trip_us);
             }
-            Event::Message(message) => match &message.body {
-                Some(quantix::message::Body::AgentReady(ready)) => {
+            Event::Message(message) => match &mut message.body {
+                Some(Body::AgentReady(ready)) => {
                     self.ready = Some(bounded(ready));
                 }
-                Some(quantix::message::Body::Telemetry(telemetry)) => {
+                Some(Body::Telemetry(telemetry)) => {
                     self.coalesced = telemetry.coalesced;
                     self.watch.on_report(telemetry);
-                    self.telemetry = Some((telemetry.clone(), now));
+                    self.telemetry = Some((std::mem::take(telemetry), now));
                 }
                 _ => {}
             },

@@ -6,13 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 
-use quantix::rt::sys::sock_diag::peer_inode;
 use quantix::rt::sys::socket::set_backlog;
 use serde_json::Value;
 
 use crate::util::node::{Node, qx, serve};
 use crate::util::relay::Mode;
-use crate::util::{Dir, Running, Said, is_root, signal, until_so};
+use crate::util::{Dir, Running, Said, is_accepted, is_root, signal, until_so};
 
 fn begin(dir: &Dir, words: &[&str]) -> Command {
     let mut command = qx(&["doctor"]);
@@ -289,7 +288,7 @@ fn bytes_that_nobody_takes_are_counted_on_either_side() {
     let path = dir.join("vms/vm.agent.sock");
     let mut client = UnixStream::connect(&path).unwrap();
     let (mut qemu, _) = listener.accept().unwrap();
-    until_so("accepted", || peer_inode(&client).unwrap().is_some());
+    until_so("accepted", || is_accepted(&client));
     let look = || {
         let said = Running::start(qx(&["doctor", "--json", "--direct"]).arg(&path), b"").end();
         serde_json::from_slice::<Value>(&said.stdout).unwrap()

@@ -6,14 +6,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use quantix::rt::sys::sock_diag::peer_inode;
 use quantix::rt::sys::socket::set_backlog;
 use serde_json::{Value, json};
 
 use crate::util::node::{Node, direct};
 use crate::util::qmp::Monitor;
 use crate::util::relay::Relay;
-use crate::util::{Process, beside, listen, stopwatch, until, until_so};
+use crate::util::{Process, beside, is_accepted, listen, stopwatch, until, until_so};
 
 /// What is promised, and what "at once" may come to on a busy machine.
 const NAMED_IN: Duration = Duration::from_secs(2);
@@ -38,9 +37,7 @@ impl Hidden {
     /// A client that is served.
     fn hold(&self) -> UnixStream {
         let holder = UnixStream::connect(&self.path).unwrap();
-        until_so("the holder is served", || {
-            peer_inode(&holder).unwrap().is_some()
-        });
+        until_so("the holder is served", || is_accepted(&holder));
         holder
     }
 

@@ -12,13 +12,15 @@ pub mod relay;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use quantix::rt::sys::sock_diag;
 
 /// Far longer than anything takes on a busy machine; only a failing test waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,6 +42,13 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 #[track_caller]
 pub fn until_so(what: &str, mut look: impl FnMut() -> bool) {
     until(what, || look().then_some(()));
+}
+
+/// Whether somebody has accepted this connection, and has not closed it.
+pub fn is_accepted(connection: &UnixStream) -> bool {
+    !sock_diag::unaccepted()
+        .unwrap()
+        .contains(&sock_diag::inode(connection).unwrap())
 }
 
 /// A directory of the test's own.

@@ -64,6 +64,35 @@ pub fn unread(fd: &impl AsFd) -> usize {
     }
 }
 
+/// One more than the highest descriptor that this process may have: RLIMIT_NOFILE of getrlimit(2).
+///
+/// # Errors
+/// None that getrlimit(2) knows for this.
+pub fn limit() -> io::Result<u64> {
+    limits().map(|limits| limits.rlim_cur)
+}
+
+/// Raises [`limit`] to what this process may give itself.
+///
+/// # Errors
+/// EPERM, where a policy forbids it.
+pub fn raise_limit() -> io::Result<()> {
+    let mut limits = limits()?;
+    limits.rlim_cur = limits.rlim_max;
+    // SAFETY: reads the struct, which lives for the length of the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limits) }).map(drop)
+}
+
+fn limits() -> io::Result<libc::rlimit> {
+    let mut limits = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: writes the struct, which lives for the length of the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limits) })?;
+    Ok(limits)
+}
+
 /// Takes an exclusive lock on the whole file without waiting (flock(2)). It lasts as long as the
 /// file is open. False: another process has it.
 ///

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::check;
 
-/// A watch on one directory. What changed is not told, only that something did: the caller looks.
+/// A watch on one directory.
 #[derive(Debug)]
 pub struct Watch {
     file: File,
@@ -51,11 +51,54 @@ impl Watch {
         Ok(Self { file })
     }
 
+    /// Reads what has been told so far, at most `MAX_READS` pieces of it, and shows the name of each entry that has
+    /// changed; names that are no UTF-8 are left out. False: more than that has, or the directory itself.
+    pub fn changes(&mut self, mut each: impl FnMut(&str)) -> bool {
+        const MAX_READS: usize = 64;
+        // Longer than the longest event: a header and a NAME_MAX of 255 bytes with its NUL.
+        let mut buffer = [0; 8192];
+        for _ in 0..MAX_READS {
+            match self.file.read(&mut buffer) {
+                Ok(n) if n > 0 => {
+                    if !events(&buffer[..n], &mut each) {
+                        self.drain();
+                        return false;
+                    }
+                }
+                _ => return true,
+            }
+        }
+        self.drain();
+        false
+    }
+
     /// Reads all that has been told so far and forgets it.
     pub fn drain(&mut self) {
         let mut buffer = [0; 4096];
         while matches!(self.file.read(&mut buffer), Ok(n) if n > 0) {}
     }
+}
+
+/// Shows the names in a piece of `struct inotify_event`s (linux/inotify.h). False: one is of no entry, such as
+/// that of a queue which had no room.
+fn events(mut bytes: &[u8], each: &mut impl FnMut(&str)) -> bool {
+    /// wd, mask, cookie, and the length of the name that follows.
+    const HEADER: usize = 16;
+    while let Some((header, rest)) = bytes.split_at_checked(HEADER) {
+        let length = header.last_chunk().map_or(0, |l| u32::from_ne_bytes(*l));
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let Some((name, rest)) = rest.split_at_checked(length) else {
+            return false;
+        };
+        let end = name.iter().position(|byte| *byte == 0);
+        match std::str::from_utf8(&name[..end.unwrap_or(length)]) {
+            Ok("") => return false,
+            Ok(name) => each(name),
+            Err(_) => {}
+        }
+        bytes = rest;
+    }
+    true
 }
 
 impl AsFd for Watch {
@@ -67,5 +110,47 @@ impl AsFd for Watch {
 impl AsRawFd for Watch {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn names_are_shown_until_there_are_too_many_or_the_directory_is_gone() {
+        let dir = std::env::temp_dir().join(format!("qx-inotify-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let mut watch = Watch::new(&dir).unwrap();
+        let mut changes = || {
+            let mut names = Vec::new();
+            let all = watch.changes(|name| names.push(name.to_owned()));
+            names.dedup();
+            (all, names)
+        };
+        assert_eq!(changes(), (true, vec![]));
+        fs::write(dir.join("a"), "").unwrap();
+        fs::rename(dir.join("a"), dir.join("b".repeat(255))).unwrap();
+        fs::write(dir.join(OsStr::from_bytes(b"\xFF")), "").unwrap();
+        assert_eq!(changes(), (true, vec!["a".to_owned(), "b".repeat(255)]));
+        for n in 0..20_000 {
+            fs::write(dir.join("c"), n.to_string()).unwrap();
+            fs::remove_file(dir.join("c")).unwrap();
+        }
+        assert!(!changes().0);
+        assert_eq!(changes(), (true, vec![]));
+        fs::remove_dir_all(&dir).unwrap();
+        assert!(!changes().0);
+    }
+
+    #[test]
+    fn a_piece_that_makes_no_sense_is_no_name() {
+        let mut none = |name: &str| panic!("{name}");
+        assert!(events(&[], &mut none));
+        assert!(!events(&[0; 16], &mut none));
+        assert!(!events(&[0xFF; 16], &mut none));
     }
 }

@@ -1,6 +1,7 @@
 //! What the kernel knows of Unix sockets (sock_diag(7)): whether a connection of ours has been
 //! accepted, and who else is connected or waits to be.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -33,21 +34,6 @@ pub struct Socket {
     pub unread: u32,
 }
 
-/// The other end's inode, or `None` while the connection only waits in the listener's queue:
-/// connect(2) succeeds there too, and nobody reads what is written (net/unix/diag.c,
-/// sk_diag_dump_peer).
-///
-/// # Errors
-/// The kernel does not answer, as without CONFIG_UNIX_DIAG.
-pub fn peer_inode(socket: &impl AsFd) -> io::Result<Option<u32>> {
-    let mut netlink = open()?;
-    netlink.write_all(&request(REQUEST, ALL_STATES, inode(socket)?, SHOW_PEER))?;
-    let mut answer = [0; 512];
-    let have = netlink.read(&mut answer)?;
-    let peer = parse(message(&answer[..have])?.body).map(|socket| socket.peer);
-    peer.map(|peer| (peer != 0).then_some(peer))
-}
-
 /// A socket's inode.
 ///
 /// # Errors
@@ -73,9 +59,34 @@ pub fn all(mut each: impl FnMut(Socket)) -> io::Result<()> {
     const ICONS: u32 = 8;
     const QUEUES: u32 = 16;
     let states = 1 << ESTABLISHED | 1 << LISTEN;
-    let mut netlink = open()?;
     let show = NAME | VFS | SHOW_PEER | ICONS | QUEUES;
-    netlink.write_all(&request(REQUEST | DUMP, states, 0, show))?;
+    dump(states, show, |body| {
+        each(parse(body)?);
+        Ok(())
+    })
+}
+
+/// The connections whose other end is not there: it waits in the listener's queue, where connect(2) succeeds
+/// too and nobody reads what is written (net/unix/diag.c, sk_diag_dump_peer), or it was closed.
+///
+/// # Errors
+/// The kernel does not answer, as without CONFIG_UNIX_DIAG.
+pub fn unaccepted() -> io::Result<BTreeSet<u32>> {
+    let mut found = BTreeSet::new();
+    dump(1 << ESTABLISHED, SHOW_PEER, |body| {
+        let socket = parse(body)?;
+        if socket.peer == 0 {
+            found.insert(socket.inode);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Shows what the kernel says of each socket in one of these states.
+fn dump(states: u32, show: u32, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut netlink = open()?;
+    netlink.write_all(&request(states, show))?;
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let have = netlink.read(&mut buffer)?;
@@ -87,7 +98,7 @@ pub fn all(mut each: impl FnMut(Socket)) -> io::Result<()> {
             let found = message(rest)?;
             match found.kind {
                 DONE => return Ok(()),
-                BY_FAMILY => each(parse(found.body)?),
+                BY_FAMILY => each(found.body)?,
                 _ => return Err(odd()),
             }
             rest = found.rest;
@@ -124,23 +135,22 @@ const SHOW_PEER: u32 = 4;
 /// TCP_ESTABLISHED and TCP_LISTEN of net/tcp_states.h, which Unix sockets have too.
 const ESTABLISHED: u8 = 1;
 const LISTEN: u8 = 10;
-const ALL_STATES: u32 = u32::MAX;
 /// A struct unix_diag_msg.
 const MESSAGE: usize = 16;
 
-/// A nlmsghdr and a unix_diag_req; `inode` 0 stands for none. The kernel answers such a request
+/// A nlmsghdr and a unix_diag_req. The kernel answers such a request
 /// while it is sent or read, so that nothing has to be waited for.
-fn request(flags: u16, states: u32, inode: u32, show: u32) -> Vec<u8> {
+fn request(states: u32, show: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(40);
     bytes.extend(40u32.to_ne_bytes());
     bytes.extend(BY_FAMILY.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
+    bytes.extend((REQUEST | DUMP).to_ne_bytes());
     bytes.extend([0; 8]);
     // sdiag_family, sdiag_protocol, pad.
     bytes.extend([1, 0, 0, 0]);
-    // udiag_states, udiag_ino, udiag_show; udiag_cookie: any.
+    // udiag_states; udiag_ino: none; udiag_show; udiag_cookie: any.
     bytes.extend(states.to_ne_bytes());
-    bytes.extend(inode.to_ne_bytes());
+    bytes.extend([0; 4]);
     bytes.extend(show.to_ne_bytes());
     bytes.extend([0xFF; 8]);
     bytes
@@ -192,16 +202,19 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         let file = low(fs::metadata(&path).unwrap().ino());
         let client = UnixStream::connect(&path).unwrap();
-        match peer_inode(&client) {
+        match unaccepted() {
             // A kernel without it, as in some containers.
             Err(_) => return,
-            Ok(peer) => assert_eq!(peer, None),
+            Ok(found) => assert!(found.contains(&inode(&client).unwrap())),
         }
         let (server, _) = listener.accept().unwrap();
         (&client).write_all(b"unread").unwrap();
         let second = UnixStream::connect(&path).unwrap();
-        assert_eq!(peer_inode(&client).unwrap(), Some(inode(&server).unwrap()));
-        assert!(peer_inode(&server).unwrap().is_some());
+        let waiting = unaccepted().unwrap();
+        assert!(waiting.contains(&inode(&second).unwrap()));
+        for accepted in [inode(&client).unwrap(), inode(&server).unwrap()] {
+            assert!(!waiting.contains(&accepted));
+        }
 
         let mut found = Vec::new();
         let ours = |socket: &Socket| socket.path == path.as_os_str().as_bytes();
