@@ -284,7 +284,12 @@ impl Host {
 
     /// What to act on next.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if event.is_none() {
+            // Of thousands of links few have something to say at a time, and an empty queue has memory too.
+            self.events = VecDeque::new();
+        }
+        event
     }
 
     /// The bytes to write next, at most 32 KiB.

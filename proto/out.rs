@@ -65,10 +65,20 @@ impl Out {
     pub fn clear(&mut self) {
         self.packed = None;
         self.bytes.clear();
-        self.bytes.shrink_to(MAX_WRITE);
         self.at = 0;
     }
+
+    /// With nothing to write, keeps no more memory than an idle link needs.
+    pub fn relax(&mut self) {
+        if self.is_empty() {
+            self.clear();
+            self.bytes.shrink_to(IDLE_OUT);
+        }
+    }
 }
+
+/// Bytes that stay between frames.
+const IDLE_OUT: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -77,7 +87,7 @@ mod tests {
     use super::*;
     use crate::chunk::{Head, Parcel};
     use crate::ids::MessageId;
-    use crate::limits::SEAL;
+    use crate::limits::{FLUSH, IDLE, SEAL};
 
     /// Memory that somebody waits for.
     #[derive(Debug)]
@@ -120,5 +130,20 @@ mod tests {
         assert_eq!(out.next(), [1; SEAL]);
         out.written(SEAL);
         assert!(out.is_empty());
+    }
+
+    #[test]
+    fn the_memory_of_a_flush_is_given_back_when_it_is_written_and_no_sooner() {
+        let mut out = Out::default();
+        out.append(|bytes| bytes.resize(FLUSH, IDLE));
+        out.written(MAX_WRITE);
+        out.relax();
+        assert_eq!(out.len(), FLUSH - MAX_WRITE);
+        while !out.is_empty() {
+            let part = out.next().len();
+            out.written(part);
+        }
+        out.relax();
+        assert!(out.bytes.capacity() <= IDLE_OUT);
     }
 }

@@ -155,7 +155,7 @@ impl Daemon {
         vm.monitor.look(now);
         let event = journal::change(None, vm.state(), format!("found {path}"));
         self.names.insert(name.to_owned(), key);
-        self.vms.insert(key, vm);
+        self.vms.insert(key, Box::new(vm));
         self.deadlines.set(key, Some(now));
         self.record(name, event);
     }
@@ -201,7 +201,7 @@ impl Daemon {
         let found = self.queues.on_timeout(now);
         self.on_lines(now, found);
         let vms = &self.vms;
-        let ask = |key| vms.get(&key).and_then(Vm::ask_line);
+        let ask = |key| vms.get(&key).and_then(|vm| vm.ask_line());
         let unasked = self.queues.begin(now, self.poll.registry(), ask);
         let unknown = unasked.into_iter().map(|key| (key, Line::Unknown));
         self.on_lines(now, unknown.collect());

@@ -19,6 +19,7 @@ mod monitor;
 mod peers;
 mod queue;
 mod ready;
+mod report;
 mod requests;
 mod state;
 mod vm;
@@ -122,7 +123,7 @@ pub struct Daemon {
     /// When it was last said that there are no descriptors left.
     short_at: Option<Time>,
     next_key: u64,
-    vms: BTreeMap<VmKey, Vm>,
+    vms: BTreeMap<VmKey, Box<Vm>>,
     names: BTreeMap<String, VmKey>,
     /// VMs that are off, in the order in which they went.
     absent: BTreeSet<(Time, VmKey)>,

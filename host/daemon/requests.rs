@@ -337,7 +337,7 @@ impl Daemon {
         if !self.broker.has_had_its_time(now, key, heard) {
             return;
         }
-        let why = vm.map(Vm::reason).unwrap_or_default();
+        let why = vm.map(|vm| vm.reason()).unwrap_or_default();
         let name = vm.map(|vm| vm.name.as_str()).unwrap_or_default();
         let what = match vm {
             None => "the VM is gone".to_owned(),
@@ -385,12 +385,12 @@ impl Daemon {
         let Some(vm) = self.vms.get(&vm) else {
             return;
         };
-        let Some((telemetry, at)) = &vm.telemetry else {
+        let Some(last) = &vm.telemetry else {
             return;
         };
         let report = node_message::Body::TelemetryReport(node::TelemetryReport {
-            telemetry: Some(telemetry.clone()),
-            age_ms: u64::try_from(now.since(*at).as_millis()).unwrap_or(u64::MAX),
+            telemetry: Some(last.telemetry()),
+            age_ms: u64::try_from(now.since(last.at).as_millis()).unwrap_or(u64::MAX),
         });
         if follow {
             let name = vm.name.clone();

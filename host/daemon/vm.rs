@@ -7,7 +7,7 @@ use mio::net::UnixStream;
 use mio::{Registry, Token};
 use quantix::error::system_text;
 use quantix::host::{Event, Host};
-use quantix::message::agent::{AgentReady, Telemetry, Timestamp};
+use quantix::message::agent::{AgentReady, Timestamp};
 use quantix::message::{Body, node};
 use quantix::rt::log::DropLog;
 use quantix::rt::sys::fd::unread_by_peer;
@@ -22,6 +22,7 @@ use super::guest::Guest;
 use super::monitor::Monitor;
 use super::peers::Peers;
 use super::queue::Ask;
+use super::report::Report;
 use super::state::{Evidence, Line, Seen, State, judge};
 use super::watchdog::Watch;
 
@@ -46,7 +47,8 @@ pub struct Vm {
     pub skew_ms: i64,
     /// It was, and nobody has looked at its clock since.
     pub away: Option<Away>,
-    pub telemetry: Option<(Telemetry, Time)>,
+    /// Its last.
+    pub telemetry: Option<Report>,
     /// What its reports say of its disks and its process 1.
     pub watch: Watch,
     coalesced: u64,
@@ -273,8 +275,8 @@ impl Vm {
                     self.link = Link::down(why);
                     self.mute = true;
                 }
-                Some(mut event) => {
-                    self.note(now, &mut event);
+                Some(event) => {
+                    self.note(now, &event);
                     events.push(event);
                 }
                 // A write may find that the connection has ended.
@@ -399,7 +401,7 @@ impl Vm {
     }
 
     /// What it says of itself stays here; that it has said so goes on.
-    fn note(&mut self, now: Time, event: &mut Event) {
+    fn note(&mut self, now: Time, event: &Event) {
         match event {
             Event::Pong {
                 round_trip, pong, ..
@@ -407,14 +409,14 @@ impl Vm {
                 self.round_trip_us = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);
                 self.skew_ms = skew_ms(pong.time.as_ref(), self.round_trip_us);
             }
-            Event::Message(message) => match &mut message.body {
+            Event::Message(message) => match &message.body {
                 Some(Body::AgentReady(ready)) => {
                     self.ready = Some(bounded(ready));
                 }
                 Some(Body::Telemetry(telemetry)) => {
                     self.coalesced = telemetry.coalesced;
                     self.watch.on_report(telemetry);
-                    self.telemetry = Some((std::mem::take(telemetry), now));
+                    self.telemetry = Some(Report::new(telemetry, now));
                 }
                 _ => {}
             },
