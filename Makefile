@@ -33,6 +33,9 @@ bench: ## size, memory, wake-ups, round trips and throughput in a VM
 	tests/vm/install.sh
 	cargo bench --bench port
 
+bench-scale: ## what a daemon with up to 5,000 VMs costs, and how fast it answers then
+	cargo bench --bench scale
+
 soak: ## the simulation with many seeds; SEEDS=N
 	QX_SIM_SEEDS=$(SEEDS) cargo test --release --test main sim::
 

@@ -5,10 +5,14 @@
 
 // Clients: many, slow ones, wrong ones, and those that leave.
 mod clients;
+// A crowd: of files, of clients, of VMs where descriptors are few.
+mod crowd;
 // Guests: dead, restarted, lying.
 mod guests;
 // Commands that outlive clients, daemons and agents.
 mod jobs;
+// One command in many VMs.
+mod many;
 // What an operator does to guests, as far as this machine may be the guest.
 mod network;
 mod services;

@@ -563,33 +563,3 @@ pub const COMMANDS: &[Command] = &[
         ],
     },
 ];
-
-/// What help shows together, in this order; each command is in one of these.
-pub const GROUPS: &[(&str, &[&str])] = &[
-    (
-        "How VMs do",
-        &["vms", "ping", "info", "telemetry", "events"],
-    ),
-    ("Commands", &["exec", "shell", "jobs", "attach", "kill"]),
-    ("Files", &["cp", "cat"]),
-    (
-        "What runs",
-        &["ps", "signal", "services", "service", "logs"],
-    ),
-    ("Network", &["network", "ip", "hostname"]),
-    (
-        "Hardware and software",
-        &["hardware", "cpus", "memory", "packages"],
-    ),
-    ("Disks", &["disks", "trim", "grow"]),
-    (
-        "Snapshots",
-        &["freeze", "thaw", "freeze-status", "restored"],
-    ),
-    (
-        "Power and time",
-        &["shutdown", "reboot", "suspend", "time", "timezone"],
-    ),
-    ("Users", &["users", "passwd", "keys"]),
-    ("The channel", &["channel", "doctor", "serve"]),
-];

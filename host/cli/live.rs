@@ -382,7 +382,7 @@ impl Live<'_> {
                 } else {
                     self.tell(Body::Signal(agent::Signal { number }))?;
                 }
-                if self.interrupts == INTERRUPTS {
+                if self.interrupts == INTERRUPTS && io::stderr().is_terminal() {
                     let _ = writeln!(io::stderr(), "\nqx-node: once more ends the command");
                 }
             }

@@ -8,11 +8,13 @@ mod doctor;
 mod events;
 mod exec;
 mod freeze;
+mod groups;
 mod hardware;
 mod jobs;
 mod keys;
 mod live;
 mod logs;
+mod many;
 mod names;
 mod network;
 mod options;
@@ -136,7 +138,7 @@ pub fn main() -> ExitCode {
         let why = format!("no command {}", name.to_string_lossy());
         return finish("qx-node", Err(Trouble::Usage(why)));
     };
-    let typed = match options::parse(command, words) {
+    let typed = match options::parse(command, many::separate(words)) {
         Ok(Some(typed)) => typed,
         Ok(None) => return finish(command.name, print(&options::help_of(command))),
         Err(why) => return finish(command.name, Err(Trouble::Usage(why))),
@@ -149,6 +151,9 @@ fn find(name: &OsStr) -> Option<&'static Command> {
 }
 
 fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
+    if many::is_meant(typed) {
+        return many::run(command, typed);
+    }
     match command.name {
         "vms" => run::vms(typed),
         "ping" => run::ping(typed),

@@ -5,7 +5,9 @@ use std::ffi::{OsStr, OsString};
 
 use lexopt::Arg;
 
-use super::commands::{COMMANDS, GROUPS};
+use super::commands::COMMANDS;
+use super::groups::{GROUPS, MANY};
+use super::many;
 
 /// A command of `qx-node`.
 pub struct Command {
@@ -14,6 +16,18 @@ pub struct Command {
     pub usage: &'static str,
     pub about: &'static str,
     pub options: &'static [Opt],
+}
+
+impl Command {
+    /// Its own, and those of all commands that may be for many VMs.
+    pub fn all_options(&self) -> impl Iterator<Item = &'static Opt> {
+        let many = if MANY.contains(&self.name) {
+            many::OPTIONS
+        } else {
+            &[]
+        };
+        self.options.iter().chain(many)
+    }
 }
 
 /// An option of a command.
@@ -46,7 +60,7 @@ pub const fn option(long: &'static str, value: &'static str, about: &'static str
 }
 
 /// What was typed, checked against the table.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Typed {
     values: BTreeMap<&'static str, Vec<OsString>>,
     /// The words that are no options, up to `--`.
@@ -56,6 +70,35 @@ pub struct Typed {
 }
 
 impl Typed {
+    /// What would have to be typed for this, behind the command's name.
+    pub fn to_words(&self) -> Vec<OsString> {
+        let mut words = Vec::new();
+        for (long, values) in &self.values {
+            let name = OsString::from(format!("--{long}"));
+            if values.is_empty() {
+                words.push(name);
+                continue;
+            }
+            for value in values {
+                let mut word = name.clone();
+                word.push("=");
+                word.push(value);
+                words.push(word);
+            }
+        }
+        words.extend_from_slice(&self.words);
+        if let Some(rest) = &self.rest {
+            words.push("--".into());
+            words.extend_from_slice(rest);
+        }
+        words
+    }
+
+    /// As if it had not been given.
+    pub fn remove(&mut self, long: &str) {
+        self.values.remove(long);
+    }
+
     /// The flag was given.
     pub fn has(&self, long: &str) -> bool {
         self.values.contains_key(long)
@@ -117,8 +160,8 @@ pub fn parse(
                 typed.words.push(word);
                 continue;
             }
-            Arg::Long(long) => command.options.iter().find(|o| o.long == long),
-            Arg::Short(short) => command.options.iter().find(|o| o.short == Some(short)),
+            Arg::Long(long) => command.all_options().find(|o| o.long == long),
+            Arg::Short(short) => command.all_options().find(|o| o.short == Some(short)),
         };
         let Some(option) = found else {
             let mut why = arg.unexpected().to_string();
@@ -175,13 +218,9 @@ pub fn help_of(command: &Command) -> String {
         let value = option.value.map_or(String::new(), |v| format!(" {v}"));
         format!("  {short}--{}{value}", option.long)
     };
-    let width = command
-        .options
-        .iter()
-        .map(|o| left(o).len())
-        .max()
-        .unwrap_or(0);
-    for option in command.options {
+    let widths = command.all_options().map(|o| left(o).len());
+    let width = widths.max().unwrap_or(0);
+    for option in command.all_options() {
         text += &format!("{:width$}  {}\n", left(option), option.about);
     }
     text
@@ -213,9 +252,9 @@ mod tests {
                     .all(|other| other.name != command.name)
             );
             assert!(command.about.len() <= 66, "{}", command.about);
-            for (at, option) in command.options.iter().enumerate() {
-                let rest = &command.options[..at];
-                assert!(rest.iter().all(|other| other.long != option.long));
+            for (at, option) in command.all_options().enumerate() {
+                let mut before = command.all_options().take(at);
+                assert!(before.all(|other| other.long != option.long));
                 assert!(option.about.len() <= 60, "{}", option.about);
             }
             assert!(help_of(command).lines().all(|line| line.len() <= 100));

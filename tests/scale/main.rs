@@ -145,7 +145,8 @@ fn percentile(samples: &mut [Duration], percent: usize) -> Duration {
 /// The process of [`fleet`].
 struct Fleet {
     process: Child,
-    input: ChildStdin,
+    /// It ends, and with it its agents, when this does.
+    input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
@@ -159,7 +160,7 @@ impl Fleet {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let input = process.stdin.take().ok_or("no stdin")?;
+        let input = process.stdin.take();
         let output = BufReader::new(process.stdout.take().ok_or("no stdout")?);
         let mut fleet = Self {
             process,
@@ -172,7 +173,8 @@ impl Fleet {
 
     /// Has all guests report at once.
     fn report(&mut self, times: usize) -> Outcome<()> {
-        writeln!(self.input, "{times}")?;
+        let input = self.input.as_mut().ok_or("no stdin")?;
+        writeln!(input, "{times}")?;
         self.wait()
     }
 
@@ -187,7 +189,7 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        drop(self.input.take());
         let _ = self.process.wait();
     }
 }

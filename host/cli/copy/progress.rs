@@ -25,6 +25,33 @@ impl Progress {
         progress
     }
 
+    /// Of so many VMs.
+    pub fn of_many(total: usize) -> Self {
+        if total < 2 || !io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let target = ProgressDrawTarget::stderr();
+        let bar = ProgressBar::with_draw_target(Some(total as u64), target);
+        draw(&bar, "{pos}/{len} {wide_bar} {msg} {elapsed}");
+        Self(Some(bar))
+    }
+
+    /// So many VMs have ended, so many of them failed, and so many are at it.
+    pub fn count(&self, done: usize, failed: usize, running: usize) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(format!("{running} at work, {failed} failed"));
+            bar.set_position(done as u64);
+        }
+    }
+
+    /// Does what prints something, beside the bar.
+    pub fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+        match &self.0 {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
     /// It is of so many bytes; 0 is not known.
     pub fn set_total(&self, total: u64) {
         if let Some(bar) = self.0.as_ref().filter(|_| total > 0) {
@@ -78,10 +105,7 @@ impl Progress {
         let say = || {
             let _ = writeln!(io::stderr(), "qx-node: {line}");
         };
-        match &self.0 {
-            Some(bar) => bar.suspend(say),
-            None => say(),
-        }
+        self.aside(say);
     }
 }
 
