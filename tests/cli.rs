@@ -210,7 +210,7 @@ fn json_has_the_keys_that_programs_rely_on() {
     assert_eq!(
         keys(&telemetry),
         "vm age_ms hostname uptime_seconds cpu_usage_percent load_avg process_count memory swap \
-         paging ballooned pressures disks interfaces coalesced stuck_mounts init_hangs"
+         paging disk_io ballooned pressures disks interfaces coalesced stuck_mounts init_hangs"
     );
     assert!(telemetry["memory"]["total"].as_u64().unwrap() > 0);
     let said = node.run(&[

@@ -9,6 +9,8 @@ mod clients;
 mod crowd;
 // Guests: dead, restarted, lying.
 mod guests;
+// What guests have reported, for people and for programs.
+mod history;
 // Commands that outlive clients, daemons and agents.
 mod jobs;
 // One command in many VMs.

@@ -29,6 +29,9 @@ pub struct Paging {
     pub major_faults: u64,
     /// How often a process had to die for memory.
     pub oom_kills: u64,
+    /// Read from and written to block devices, those that are made of others counted once.
+    pub disk_read: u64,
+    pub disk_written: u64,
     /// At present. 0 where the kernel has no balloon.
     pub ballooned: u64,
 }
@@ -44,6 +47,8 @@ pub fn paging(vmstat: &[u8], page: u64) -> Paging {
             b"pswpout" => Some(&mut found.swapped_out),
             b"pgmajfault" => Some(&mut found.major_faults),
             b"oom_kill" => Some(&mut found.oom_kills),
+            b"pgpgin" => Some(&mut found.disk_read),
+            b"pgpgout" => Some(&mut found.disk_written),
             b"balloon_inflate" => Some(&mut inflated),
             b"balloon_deflate" => Some(&mut deflated),
             _ => None,
@@ -54,6 +59,9 @@ pub fn paging(vmstat: &[u8], page: u64) -> Paging {
     }
     found.swapped_in = found.swapped_in.saturating_mul(page);
     found.swapped_out = found.swapped_out.saturating_mul(page);
+    // Despite their names these count KiB (mm/vmstat.c, vmstat_start).
+    found.disk_read = found.disk_read.saturating_mul(1024);
+    found.disk_written = found.disk_written.saturating_mul(1024);
     found.ballooned = inflated.saturating_sub(deflated).saturating_mul(page);
     found
 }
@@ -136,13 +144,15 @@ mod tests {
 
     #[test]
     fn what_is_paged_is_counted_in_bytes() {
-        let text = b"nr_free_pages 1\npswpin 2\npswpout 3\npgmajfault 40\noom_kill 1\n\
+        let text = b"nr_free_pages 1\npgpgin 7\npgpgout 9\npswpin 2\npswpout 3\npgmajfault 40\noom_kill 1\n\
             balloon_inflate 100\nballoon_deflate 36\nballoon_migrate 7\n";
         let found = Paging {
             swapped_in: 8192,
             swapped_out: 12_288,
             major_faults: 40,
             oom_kills: 1,
+            disk_read: 7168,
+            disk_written: 9216,
             ballooned: 64 * 4096,
         };
         assert_eq!(paging(text, 4096), found);

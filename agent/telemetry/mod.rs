@@ -67,6 +67,8 @@ impl Sampler {
             major_faults: paging.major_faults,
             oom_kills: paging.oom_kills,
             ballooned: paging.ballooned,
+            disk_read: paging.disk_read,
+            disk_written: paging.disk_written,
             ..Telemetry::default()
         }
     }

@@ -65,6 +65,8 @@ pub const COMMANDS: &[Command] = &[
         about: "show CPU, memory, disks and network as the guest sees them",
         options: &[
             flag("watch", Some('w'), "go on with each new report"),
+            option("since", "SPAN", "what it was: 90s, 30m, up to 1h back"),
+            flag("csv", None, "with --since: print CSV, for spreadsheets"),
             JSON,
             CONTROL,
             DIRECT,

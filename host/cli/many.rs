@@ -43,8 +43,8 @@ const PARALLEL: u32 = 32;
 const MAX_PARALLEL: u32 = 256;
 
 /// The command is meant for many.
-pub fn is_meant(typed: &Typed) -> bool {
-    OPTIONS.iter().any(|option| typed.has(option.long))
+pub fn is_meant(command: &Command, typed: &Typed) -> bool {
+    command.many_options().any(|option| typed.has(option.long))
 }
 
 /// `cp FILE --all:/PATH` is `cp --all FILE :/PATH`.

@@ -10,6 +10,7 @@ mod exec;
 mod freeze;
 mod groups;
 mod hardware;
+mod history;
 mod jobs;
 mod keys;
 mod live;
@@ -151,13 +152,14 @@ fn find(name: &OsStr) -> Option<&'static Command> {
 }
 
 fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
-    if many::is_meant(typed) {
+    if many::is_meant(command, typed) {
         return many::run(command, typed);
     }
     match command.name {
         "vms" => run::vms(typed),
         "ping" => run::ping(typed),
         "info" => run::info(typed),
+        "telemetry" if typed.has("since") => history::history(typed),
         "telemetry" => run::telemetry(typed),
         "events" => events::events(typed),
         "exec" => exec::exec(typed),

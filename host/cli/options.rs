@@ -19,14 +19,20 @@ pub struct Command {
 }
 
 impl Command {
-    /// Its own, and those of all commands that may be for many VMs.
+    /// Its own, and those by which it is for many VMs.
     pub fn all_options(&self) -> impl Iterator<Item = &'static Opt> {
-        let many = if MANY.contains(&self.name) {
+        self.options.iter().chain(self.many_options())
+    }
+
+    /// Those by which it is for many VMs, if it may be; its own go first where they are named alike.
+    pub fn many_options(&self) -> impl Iterator<Item = &'static Opt> {
+        let is_own = |long| self.options.iter().any(|own| own.long == long);
+        let options = if MANY.contains(&self.name) {
             many::OPTIONS
         } else {
             &[]
         };
-        self.options.iter().chain(many)
+        options.iter().filter(move |option| !is_own(option.long))
     }
 }
 

@@ -273,6 +273,7 @@ pub fn telemetry_text(t: &Telemetry, age_ms: u64) -> String {
         ("Memory", used(t.memory_used, t.memory_total)),
         ("Swap", used(t.swap_used, t.swap_total)),
         ("Paged", paged(t)),
+        ("Disks", disk_io(t)),
         ("Balloon", balloon(t.ballooned)),
         ("Waiting", waiting(t)),
         ("Stuck", plain(&t.stuck_mounts.join(", "))),
@@ -325,6 +326,15 @@ fn paged(t: &Telemetry) -> String {
 
 /// Of a guest whose process 1 does not do its work.
 const HANGS: &str = "takes no process that has died";
+
+/// Of all disks, since boot.
+fn disk_io(t: &Telemetry) -> String {
+    let (read, written) = (bytes(t.disk_read), bytes(t.disk_written));
+    match (t.disk_read, t.disk_written) {
+        (0, 0) => String::new(),
+        _ => format!("{read} read, {written} written since boot"),
+    }
+}
 
 fn failing(t: &Telemetry) -> String {
     let failing = t.disks.iter().filter(|disk| !disk.problem.is_empty());
@@ -466,6 +476,7 @@ pub fn telemetry_json(name: &str, t: &Telemetry, age_ms: u64) -> Value {
             "major_faults": t.major_faults,
             "oom_kills": t.oom_kills,
         },
+        "disk_io": { "read": t.disk_read, "written": t.disk_written },
         "ballooned": t.ballooned,
         "pressures": t.pressures.iter().map(pressure_json).collect::<Vec<_>>(),
         "disks": disks.collect::<Vec<_>>(),

@@ -67,6 +67,9 @@ pub fn ping(typed: &Typed) -> Result<u8, Trouble> {
 /// `qx-node telemetry`
 pub fn telemetry(typed: &Typed) -> Result<u8, Trouble> {
     let (name, _) = vm(typed, 0)?;
+    if typed.has("csv") {
+        return Err(Trouble::Usage("--csv goes with --since".to_owned()));
+    }
     let mut client = client(typed)?;
     let follow = typed.has("watch");
     let asked = node_message::Body::GetTelemetry(node::GetTelemetry { follow });

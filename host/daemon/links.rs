@@ -21,7 +21,7 @@ use super::state::{Line, State};
 use super::vm::Vm;
 use super::{
     ABSENT_FOR, Daemon, MAX_ABSENT, MONITOR, MONITOR_SUFFIX, RESCAN, SCAN_PAUSE, SHORT_PAUSE,
-    Source, WATCH, direct_name, discover, journal, token,
+    Source, WATCH, direct_name, discover, history, journal, token,
 };
 
 impl Daemon {
@@ -359,7 +359,11 @@ impl Daemon {
 
     pub(super) fn on_agent_message(&mut self, now: Time, key: VmKey, message: AgentMessage) {
         match &message.body {
-            Some(Body::Telemetry(_)) => {
+            Some(Body::Telemetry(report)) => {
+                let share = history::share(self.vms.len());
+                if let Some(vm) = self.vms.get_mut(&key) {
+                    vm.history.push(now, report, share);
+                }
                 let asked = |kind: &Kind| matches!(kind, Kind::Telemetry { .. });
                 for call in self.broker.select(key, asked) {
                     self.report(now, call);

@@ -14,7 +14,7 @@ use quantix::time::Time;
 use super::broker::{Call, CallKey, ClientKey, Kind, LATE, PATIENCE, Relays, VmKey};
 use super::journal::Follower;
 use super::vm::Vm;
-use super::{Daemon, MAX_CLIENT_REQUESTS};
+use super::{Daemon, MAX_CLIENT_REQUESTS, history};
 
 impl Daemon {
     pub(super) fn on_request(&mut self, now: Time, client: ClientKey, request: NodeMessage) {
@@ -56,6 +56,9 @@ impl Daemon {
         let Some(key) = self.find(&request.vm) else {
             return self.refuse(client, &request, &self.no_such_vm(&request.vm));
         };
+        if let node_message::Body::GetHistory(wanted) = body {
+            return self.list_history(now, client, &request, key, wanted.seconds);
+        }
         if let Some(vm) = self.vms.get(&key).filter(|vm| vm.is_absent()) {
             return self.refuse(client, &request, &is_absent(vm));
         }
@@ -105,6 +108,40 @@ impl Daemon {
         }
         let last = node::VmList { vms, more: false };
         self.send(client, id, "", node_message::Body::VmList(last));
+    }
+
+    /// In as many messages as it takes.
+    fn list_history(
+        &mut self,
+        now: Time,
+        client: ClientKey,
+        request: &NodeMessage,
+        key: VmKey,
+        seconds: u32,
+    ) {
+        let since = match seconds {
+            0 => history::SPAN,
+            seconds => Duration::from_secs(seconds.into()),
+        };
+        let vm = self.vms.get(&key);
+        let found = vm.map(|vm| vm.history.samples(now, since));
+        let found = found.unwrap_or_default();
+        let parts = found.chunks(SAMPLES_PART);
+        let last = parts.len().saturating_sub(1);
+        let mut parts: Vec<_> = parts.map(<[node::Sample]>::to_vec).collect();
+        if parts.is_empty() {
+            parts.push(Vec::new());
+        }
+        for (at, samples) in parts.into_iter().enumerate() {
+            let more = at < last;
+            let part = node::History { samples, more };
+            self.send(
+                client,
+                request.id,
+                &request.vm,
+                node_message::Body::History(part),
+            );
+        }
     }
 
     /// What is kept, in as many messages as it takes, and with `follow` what happens from now on.
@@ -440,6 +477,9 @@ const CONFIGURED: Duration = Duration::from_secs(400);
 
 /// What the agent gives a service that is told to do something, unless it is told otherwise.
 const SERVICE: Duration = Duration::from_secs(90);
+
+/// Samples in one message: 110 KiB of the 192 that it may have.
+const SAMPLES_PART: usize = 1000;
 
 /// Bytes after which a list of VMs goes on in another message. One VM has at most
 /// 70 KiB, so that a message stays below its limit.

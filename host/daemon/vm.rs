@@ -19,6 +19,7 @@ use super::clocks::Away;
 use super::descriptors::{NO_DESCRIPTOR, connect, is_short};
 use super::discover::Socket;
 use super::guest::Guest;
+use super::history::History;
 use super::monitor::Monitor;
 use super::peers::Peers;
 use super::queue::Ask;
@@ -47,6 +48,8 @@ pub struct Vm {
     pub skew_ms: i64,
     /// It was, and nobody has looked at its clock since.
     pub away: Option<Away>,
+    /// Its last hour.
+    pub history: History,
     /// Its last.
     pub telemetry: Option<Report>,
     /// What its reports say of its disks and its process 1.
@@ -120,6 +123,7 @@ impl Vm {
             round_trip_us: 0,
             skew_ms: 0,
             away: None,
+            history: History::default(),
             telemetry: None,
             watch: Watch::default(),
             coalesced: 0,

@@ -185,6 +185,7 @@ fn what_can_be_for_one_vm_only_is_refused_once() {
         (&["exec", "--all"], "no command"),
         (&["exec", "--all", "--match", "a", "--", "true"], "not both"),
         (&["ping", "--parallel", "2"], "in which VMs?"),
+        (&["ip", "--all", "--parallel", "2"], "in which VMs?"),
         (
             &["ping", "--all", "--parallel", "0"],
             "takes a number from 1",

@@ -8,7 +8,6 @@ use quantix::error::{Code, Failure, system_text};
 use quantix::message::node::{self, VmState};
 
 use super::super::Trouble;
-use super::super::groups::MANY;
 use super::super::options::{Command, Typed};
 
 /// The VMs that are meant.
@@ -21,13 +20,12 @@ pub struct Chosen {
 /// What cannot be meant for many is said once.
 pub fn check(command: &Command, typed: &Typed) -> Result<(), Trouble> {
     let usage = |why: String| Err(Trouble::Usage(why));
-    if !MANY.contains(&command.name) {
-        return usage(format!("{} is for one VM", command.name));
+    // What `network VM --all` means is its own.
+    let all = command.many_options().any(|o| o.long == "all") && typed.has("all");
+    if !all && !typed.has("match") {
+        return usage("in which VMs? --match PATTERN".to_owned());
     }
-    if !typed.has("all") && !typed.has("match") {
-        return usage("in which VMs? --all, or --match PATTERN".to_owned());
-    }
-    if typed.has("all") && typed.has("match") {
+    if all && typed.has("match") {
         return usage("--all or --match, not both".to_owned());
     }
     for alone in ["interactive", "tty", "follow", "watch", "direct"] {
@@ -86,7 +84,7 @@ pub fn choose(typed: &Typed, vms: Vec<node::Vm>) -> Result<Chosen, Trouble> {
 /// What this program is called with for one of them, behind the command's name.
 pub fn words_for(command: &Command, typed: &Typed, name: &str) -> Result<Vec<OsString>, Trouble> {
     let mut one = typed.clone();
-    for option in super::OPTIONS {
+    for option in command.many_options() {
         one.remove(option.long);
     }
     if command.name != "cp" {
