@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,9 @@ pub struct Options {
     pub level: Level,
     pub time_sync: TimeSync,
     pub watchdog: bool,
+    /// Where metrics are served, and the file that they are written to.
+    pub metrics: Option<SocketAddr>,
+    pub textfile: Option<PathBuf>,
 }
 
 /// Serves until SIGTERM.
@@ -50,19 +54,28 @@ pub fn serve(options: Options) -> Result<(), String> {
         options.vms_dir.display(),
         control.display()
     ));
-    let served = Daemon::new(
-        Source::Directory(options.vms_dir.clone()),
-        Some(listener),
-        log,
-    )
-    .and_then(|mut daemon| {
-        daemon.time_sync = options.time_sync;
-        daemon.watchdog = options.watchdog;
-        daemon.run()
-    })
-    .map_err(|e| e.to_string());
+    let served = run(&options, listener, log);
     let _ = fs::remove_file(control);
+    if let Some(file) = &options.textfile {
+        // What it says would stand for ever.
+        let _ = fs::remove_file(file);
+    }
     served
+}
+
+fn run(options: &Options, listener: UnixListener, log: Log) -> Result<(), String> {
+    let system = |e: io::Error| e.to_string();
+    let source = Source::Directory(options.vms_dir.clone());
+    let mut daemon = Daemon::new(source, Some(listener), log).map_err(system)?;
+    daemon.time_sync = options.time_sync;
+    daemon.watchdog = options.watchdog;
+    daemon
+        .export(options.metrics, options.textfile.clone())
+        .map_err(|e| {
+            let address = options.metrics.map(|address| address.to_string());
+            Failure::system("serve metrics on", &address.unwrap_or_default(), &e).message
+        })?;
+    daemon.run().map_err(system)
 }
 
 /// Only one daemon may have a control socket, or clients and VMs would see half of each. The lock is

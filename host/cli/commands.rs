@@ -557,6 +557,16 @@ pub const COMMANDS: &[Command] = &[
                 "WHEN",
                 "on-resume, restored (default: never): see the README",
             ),
+            option(
+                "metrics",
+                "ADDRESS",
+                "serve /metrics for Prometheus there: 127.0.0.1:9912",
+            ),
+            option(
+                "textfile",
+                "FILE.prom",
+                "write them there, for node_exporter, every 15 s",
+            ),
             flag(
                 "watchdog",
                 None,

@@ -40,6 +40,7 @@ mod users;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -216,9 +217,25 @@ fn serve(typed: &Typed) -> Result<u8, Trouble> {
         time_sync: time_sync
             .ok_or_else(|| usage("--time-sync takes never, on-resume or restored"))?,
         watchdog: typed.has("watchdog"),
+        metrics: metrics(typed)?,
+        textfile: typed.value("textfile").map(PathBuf::from),
         level: level.ok_or_else(|| usage("--log-level takes error, warning, info or debug"))?,
     };
     serve::serve(options).map(|()| 0).map_err(Trouble::Local)
+}
+
+/// `--metrics ADDRESS:PORT`
+fn metrics(typed: &Typed) -> Result<Option<SocketAddr>, Trouble> {
+    let Some(typed) = typed.value("metrics") else {
+        return Ok(None);
+    };
+    let address = typed.to_str().and_then(|address| address.parse().ok());
+    address.map(Some).ok_or_else(|| {
+        let typed = typed.to_string_lossy();
+        Trouble::Usage(format!(
+            "--metrics takes an address and a port, as 127.0.0.1:9912 or [::]:9912, not {typed}"
+        ))
+    })
 }
 
 /// Says what went wrong, in one line, and how to go on.

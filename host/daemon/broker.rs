@@ -245,6 +245,11 @@ impl Broker {
         self.of_vm(vm).next().is_some()
     }
 
+    /// How many are under way.
+    pub fn len(&self) -> usize {
+        self.calls.len()
+    }
+
     /// When the next request has to be looked at.
     pub fn poll_timeout(&self) -> Option<Time> {
         self.looks.first().map(|(at, _)| *at)

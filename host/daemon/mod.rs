@@ -3,7 +3,7 @@
 //! Whatever changes a VM ends in `settle` ([`links`]), whatever goes to a client passes `send`
 //! ([`clients`]). Requests ([`requests`]) are kept by [`broker`]; sockets are found by [`discover`].
 //! A VM's state is judged by [`state`] from what [`vm`], [`queue`] and [`monitor`] see of it; what
-//! happens is kept by [`journal`]. [`watchdog`] tells of guests whose agent is well and whose disks are not.
+//! happens is kept by [`journal`]; what is measured goes to Prometheus by [`exporter`]. [`watchdog`] tells of guests whose agent is well and whose disks are not.
 
 mod broker;
 mod client;
@@ -12,6 +12,7 @@ mod clocks;
 mod deadlines;
 mod descriptors;
 mod discover;
+mod exporter;
 mod guest;
 mod history;
 mod journal;
@@ -29,6 +30,7 @@ mod watchdog;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,6 +46,7 @@ use quantix::time::{Time, earliest};
 use broker::{Broker, ClientKey, VmKey};
 use client::Client;
 use deadlines::Deadlines;
+use exporter::Exporter;
 use journal::Journal;
 use peers::Peers;
 use queue::Queues;
@@ -62,13 +65,15 @@ const TERMINATE: Token = Token(2);
 const RELOAD: Token = Token(3);
 const CHILD: Token = Token(4);
 const QUEUES: Token = Token(5);
+const METRICS: Token = Token(6);
 
 /// Keys begin here and are never reused, so that a late event cannot hit another's object. The lowest
-/// two bits tell what a token is for: a VM's socket, its monitor, or a client.
+/// two bits tell what a token is for: a VM's socket, its monitor, a client, or whoever asks for metrics.
 const FIRST_KEY: u64 = 16;
 const KEYS: u64 = 4;
 const CLIENT: u64 = 1;
 const MONITOR: u64 = 2;
+const SCRAPE: u64 = 3;
 
 /// A VM that is off is remembered for this long, and at most so many are.
 const ABSENT_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -133,6 +138,7 @@ pub struct Daemon {
     broker: Broker,
     deadlines: Deadlines<VmKey>,
     queues: Queues,
+    exporter: Exporter,
     peers: Peers,
     journal: Journal,
     /// What may have more to read without another event: VMs that somebody waits for, and others.
@@ -192,6 +198,7 @@ impl Daemon {
             broker: Broker::new(random::number()),
             deadlines: Deadlines::new(),
             queues: Queues::new(QUEUES),
+            exporter: Exporter::default(),
             peers: Peers::default(),
             journal: Journal::default(),
             ready_asked: Ready::new(),
@@ -202,6 +209,20 @@ impl Daemon {
             time_sync: TimeSync::default(),
             watchdog: false,
         })
+    }
+
+    /// Has metrics served on `address`, and written into `file` again and again.
+    ///
+    /// # Errors
+    /// bind(2): the address is in use, or is not this machine's.
+    pub fn export(&mut self, address: Option<SocketAddr>, file: Option<PathBuf>) -> io::Result<()> {
+        if let Some(address) = address {
+            self.exporter.listen(address, self.poll.registry())?;
+        }
+        if let Some(file) = file {
+            self.exporter.write_to(file);
+        }
+        Ok(())
     }
 
     /// Serves until SIGTERM, or until the only client has left.
@@ -223,6 +244,7 @@ impl Daemon {
                 match event.token() {
                     LISTENER => self.accept_at = Some(now),
                     WATCH => self.on_directory(now),
+                    METRICS => self.exporter.on_listener(now),
                     QUEUES => {
                         let found = self.queues.on_ready(now);
                         self.on_lines(now, found);
@@ -239,7 +261,7 @@ impl Daemon {
                             None => {}
                         }
                     }
-                    Token(key) => self.on_ready(key as u64, read, write),
+                    Token(key) => self.on_ready(now, key as u64, read, write),
                 }
             }
             self.turn(now);
@@ -249,8 +271,9 @@ impl Daemon {
         }
     }
 
-    fn on_ready(&mut self, key: u64, read: bool, write: bool) {
+    fn on_ready(&mut self, now: Time, key: u64, read: bool, write: bool) {
         match key % KEYS {
+            SCRAPE => self.on_scrape_ready(now, key),
             CLIENT => self.on_client_ready(ClientKey(key), read, write),
             MONITOR => self.on_monitor_ready(VmKey(key - MONITOR), read, write),
             _ => self.on_vm_ready(VmKey(key), read, write),
@@ -258,7 +281,10 @@ impl Daemon {
     }
 
     fn reap(&mut self, now: Time) {
-        while let Some((pid, _)) = process::reap() {
+        while let Some((pid, ended)) = process::reap() {
+            if let Some(news) = self.exporter.on_exit(pid, ended) {
+                self.log.warning(format_args!("{news}"));
+            }
             let found = self.queues.on_exit(now, pid);
             self.on_lines(now, found);
         }
@@ -271,6 +297,7 @@ impl Daemon {
         }
         let at = earliest(self.deadlines.next(), self.broker.poll_timeout());
         let at = earliest(at, self.queues.poll_timeout());
+        let at = earliest(at, self.exporter.poll_timeout());
         let at = earliest(at, self.accept_at);
         let at = earliest(at, self.rescan_at)?;
         // Rounded up: a deadline that has not come yet would be looked at again and again.
@@ -302,6 +329,7 @@ impl Daemon {
             };
             self.on_vm_timeout(now, key);
         }
+        self.look_at_exporter(now);
         self.look_at_queues(now);
         while let Some(key) = self.broker.poll_look(now) {
             self.look_at_call(now, key);
