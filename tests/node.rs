@@ -13,6 +13,8 @@ mod guests;
 mod history;
 // Commands that outlive clients, daemons and agents.
 mod jobs;
+// What Prometheus is told.
+mod metrics;
 // One command in many VMs.
 mod many;
 // What an operator does to guests, as far as this machine may be the guest.

@@ -75,15 +75,16 @@ struct Textfile {
 }
 
 impl Exporter {
-    /// Serves pages on `address`.
+    /// Serves pages on `address`, of which port 0 is any that is free: which it is then.
     ///
     /// # Errors
     /// bind(2): the address is in use, or is not this machine's.
-    pub fn listen(&mut self, address: SocketAddr, registry: &Registry) -> io::Result<()> {
+    pub fn listen(&mut self, address: SocketAddr, registry: &Registry) -> io::Result<SocketAddr> {
         let mut listener = TcpListener::bind(address)?;
         registry.register(&mut listener, METRICS, Interest::READABLE)?;
+        let address = listener.local_addr()?;
         self.listener = Some(listener);
-        Ok(())
+        Ok(address)
     }
 
     /// Writes a page into `path` again and again.

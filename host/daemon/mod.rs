@@ -217,7 +217,9 @@ impl Daemon {
     /// bind(2): the address is in use, or is not this machine's.
     pub fn export(&mut self, address: Option<SocketAddr>, file: Option<PathBuf>) -> io::Result<()> {
         if let Some(address) = address {
-            self.exporter.listen(address, self.poll.registry())?;
+            let address = self.exporter.listen(address, self.poll.registry())?;
+            self.log
+                .info(format_args!("metrics on http://{address}/metrics"));
         }
         if let Some(file) = file {
             self.exporter.write_to(file);

@@ -29,12 +29,24 @@ pub struct Vm {
 
 impl Node {
     pub fn start() -> Self {
+        Self::serving(&[])
+    }
+
+    /// With these options of `serve`.
+    pub fn serving(options: &[&str]) -> Self {
         let dir = Dir::new();
         std::fs::create_dir(dir.join("vms")).unwrap();
-        let process = serve(&dir);
+        let process = serve_with(&dir, options);
         let node = Self { process, dir };
         node.wait_control();
         node
+    }
+
+    /// Another daemon in the place of one that has ended.
+    pub fn serve_again(&self, options: &[&str]) -> Process {
+        let process = serve_with(&self.dir, options);
+        self.wait_control();
+        process
     }
 
     /// A daemon with one VM that is ready.
@@ -125,7 +137,12 @@ impl Node {
 
 /// Starts a daemon on the files in `dir`.
 pub fn serve(dir: &Dir) -> Process {
+    serve_with(dir, &[])
+}
+
+fn serve_with(dir: &Dir, options: &[&str]) -> Process {
     let mut command = qx(&["serve"]);
+    command.args(options);
     command.arg("--vms-dir").arg(dir.join("vms"));
     command.arg("--control").arg(dir.join("control"));
     Process::start(&mut command, dir.join("node.log"))

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the VM tests need and this machine lacks: QEMU for x86, a static busybox, cpio, a C
 # compiler with a static libc, make, mke2fs, mkfs.xfs, sfdisk, sgdisk, socat, tmux, libvirt, debootstrap, and
-# the tools that unpack kernel packages.
+# the tools that unpack kernel packages, and Prometheus.
 #
 #   usage: tests/vm/install.sh
 #
@@ -47,6 +47,7 @@ missing() {
     PATH=$PATH:/usr/sbin:/sbin have debootstrap || echo debootstrap
     PATH=$PATH:/usr/sbin:/sbin have sfdisk || echo fdisk
     PATH=$PATH:/usr/sbin:/sbin have sgdisk || echo gdisk
+    have prometheus && have promtool || echo prometheus
 }
 
 translate() {
@@ -58,6 +59,7 @@ translate() {
         apk:libc6-dev) echo musl-dev ;;
         apk:util-linux) echo flock ;;
         dnf:fdisk) echo util-linux ;;
+        dnf:prometheus) echo golang-github-prometheus ;;
         apk:fdisk) echo sfdisk ;;
         apk:gdisk) echo sgdisk ;;
         dnf:libvirt-clients | apk:libvirt-clients) echo libvirt-client ;;
