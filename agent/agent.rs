@@ -134,7 +134,7 @@ impl Agent {
             let path = config_path(&options);
             io::Error::other(Failure::system("read", &path.to_string_lossy(), &e).message)
         })?;
-        let mut log = Log::new("quantix-kvm-agent", options.log, config.log_level);
+        let mut log = Log::new("quantix-kvm-agent", options.log.clone(), config.log_level);
         for fault in faults {
             log.warning(format_args!("configuration: {fault}"));
         }

@@ -97,7 +97,11 @@ pub fn parse() -> Result<Command, lexopt::Error> {
             Long("log") => {
                 options.log = parser
                     .value()?
-                    .parse_with(|word| Target::parse(word).ok_or("takes syslog or stderr"))?;
+                    .parse_with(|word| match Target::parse(word) {
+                        // The guest's disks may be frozen.
+                        None | Some(Target::File(_)) => Err("takes syslog or stderr"),
+                        Some(target) => Ok(target),
+                    })?;
             }
             Long("version") | Short('V') => return Ok(Command::Version),
             Long("help") | Short('h') => return Ok(Command::Help),

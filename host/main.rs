@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod config;
 mod daemon;
+mod notify;
 mod owners;
 mod serve;
 mod stream;

@@ -2,41 +2,29 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mio::net::UnixListener;
 use quantix::error::Failure;
-use quantix::rt::log::{Level, Log, Target};
+use quantix::rt::log::{Log, Rate};
 use quantix::rt::sys::{fd, process};
 
-use crate::daemon::{Daemon, Source, TimeSync};
-
-/// How to serve.
-#[derive(Debug)]
-pub struct Options {
-    pub vms_dir: PathBuf,
-    pub control: PathBuf,
-    pub log: Target,
-    pub level: Level,
-    pub time_sync: TimeSync,
-    pub watchdog: bool,
-    /// Where metrics are served, and the file that they are written to.
-    pub metrics: Option<SocketAddr>,
-    pub textfile: Option<PathBuf>,
-}
+use crate::config::{self, Config};
+use crate::daemon::{Daemon, Source};
 
 /// Serves until SIGTERM.
 ///
 /// # Errors
 /// A line for the operator: another daemon serves, or the socket cannot be made.
-pub fn serve(options: Options) -> Result<(), String> {
+pub fn serve(source: config::Source) -> Result<(), String> {
     let system = |doing, path: &Path, e: io::Error| {
         Failure::system(doing, &path.to_string_lossy(), &e).message
     };
-    let control = &options.control;
-    for directory in [control.parent(), Some(&*options.vms_dir)]
+    let (config, faults) = source.read();
+    let control = &config.control;
+    for directory in [control.parent(), Some(&*config.vms_dir)]
         .into_iter()
         .flatten()
     {
@@ -44,39 +32,42 @@ pub fn serve(options: Options) -> Result<(), String> {
     }
     // Held until the end of the process, however it ends.
     let _lock = lock(control)?;
-    let mut log = Log::new("qx-node", options.log, options.level);
+    let mut log = Log::new("qx-node", config.log.clone(), config.log_level);
+    log.set_rate(Rate::new(LINES, PAUSE));
+    for fault in faults {
+        log.warning(format_args!("{fault}; its default is used"));
+    }
     // One VM needs two; a policy that forbids it leaves us what we have.
     let _ = fd::raise_limit();
     let listener = listen(control).map_err(|e| system("listen on", control, e))?;
     let (version, revision) = (quantix::VERSION, quantix::REVISION);
     log.info(format_args!(
         "version {version} ({revision}) serves {} on {}",
-        options.vms_dir.display(),
+        config.vms_dir.display(),
         control.display()
     ));
-    let served = run(&options, listener, log);
+    let control = control.clone();
+    let served = run(config, source, listener, log);
     let _ = fs::remove_file(control);
-    if let Some(file) = &options.textfile {
-        // What it says would stand for ever.
-        let _ = fs::remove_file(file);
-    }
     served
 }
 
-fn run(options: &Options, listener: UnixListener, log: Log) -> Result<(), String> {
-    let system = |e: io::Error| e.to_string();
-    let source = Source::Directory(options.vms_dir.clone());
-    let mut daemon = Daemon::new(source, Some(listener), log).map_err(system)?;
-    daemon.time_sync = options.time_sync;
-    daemon.watchdog = options.watchdog;
-    daemon
-        .export(options.metrics, options.textfile.clone())
-        .map_err(|e| {
-            let address = options.metrics.map(|address| address.to_string());
-            Failure::system("serve metrics on", &address.unwrap_or_default(), &e).message
-        })?;
-    daemon.run().map_err(system)
+fn run(
+    config: Config,
+    source: config::Source,
+    listener: UnixListener,
+    log: Log,
+) -> Result<(), String> {
+    let vms = Source::Directory(config.vms_dir.clone());
+    let mut daemon = Daemon::new(vms, Some(listener), log).map_err(|e| e.to_string())?;
+    daemon.configure(config, source)?;
+    daemon.run().map_err(|e| e.to_string())
 }
+
+/// Log lines of all VMs together: so many at once, and another after each pause. Each VM has a rate of its own.
+const LINES: u32 = 1000;
+/// See [`LINES`].
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Only one daemon may have a control socket, or clients and VMs would see half of each. The lock is
 /// on a file beside it: unlike the socket it tells a living owner from one that was killed.

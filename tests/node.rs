@@ -5,6 +5,8 @@
 
 // Clients: many, slow ones, wrong ones, and those that leave.
 mod clients;
+// What is configured, where it logs, what systemd is told.
+mod config;
 // A crowd: of files, of clients, of VMs where descriptors are few.
 mod crowd;
 // Guests: dead, restarted, lying.

@@ -543,9 +543,19 @@ pub const COMMANDS: &[Command] = &[
             VMS_DIR,
             CONTROL,
             option(
+                "config",
+                "FILE",
+                "its keys are these options (default: node.conf)",
+            ),
+            flag(
+                "check",
+                None,
+                "say what is configured, and what of it is wrong",
+            ),
+            option(
                 "log",
-                "syslog|stderr",
-                "where log lines go (default: stderr)",
+                "TARGET",
+                "stderr (default), syslog, or a file: /var/log/...",
             ),
             option(
                 "log-level",

@@ -129,11 +129,8 @@ fn each(
         }
         let mut still = Vec::new();
         for mut child in running {
-            let said = child.read(|name, stream, bytes| show.say(progress, name, stream, bytes));
-            if let Err(trouble) = said {
-                // Nobody reads us: they end as their pipes do.
-                return Err(trouble);
-            }
+            // Where nobody reads us they end as their pipes do.
+            child.read(|name, stream, bytes| show.say(progress, name, stream, bytes))?;
             match child.end()? {
                 Ok(ended) => show.end(progress, ended)?,
                 Err(child) => still.push(child),

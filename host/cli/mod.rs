@@ -40,22 +40,18 @@ mod users;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use quantix::error::{Code, Failure};
-use quantix::rt::log::{Level, Target};
 
 use client::Client;
 use commands::COMMANDS;
 use options::{Command, Typed};
 
-use crate::daemon::{SUFFIX, TimeSync, vm_of};
+use crate::config::{self, Config, VMS_DIR};
+use crate::daemon::{SUFFIX, vm_of};
 use crate::serve;
-
-const CONTROL: &str = "/run/quantix-kvm/qx-node.sock";
-const VMS_DIR: &str = "/var/run/quantix-kvm/vms";
 
 /// Why a command came to nothing.
 #[derive(Debug)]
@@ -204,37 +200,51 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
 }
 
 fn serve(typed: &Typed) -> Result<u8, Trouble> {
-    let usage = |why: &str| Trouble::Usage(why.to_owned());
     no_words(typed)?;
-    let word = |long, default| typed.value(long).map_or(Some(default), OsStr::to_str);
-    let log = word("log", "stderr").and_then(Target::parse);
-    let level = word("log-level", "info").and_then(Level::parse);
-    let time_sync = word("time-sync", "never").and_then(TimeSync::parse);
-    let options = serve::Options {
-        vms_dir: vms_dir(typed),
-        control: control(typed),
-        log: log.ok_or_else(|| usage("--log takes syslog or stderr"))?,
-        time_sync: time_sync
-            .ok_or_else(|| usage("--time-sync takes never, on-resume or restored"))?,
-        watchdog: typed.has("watchdog"),
-        metrics: metrics(typed)?,
-        textfile: typed.value("textfile").map(PathBuf::from),
-        level: level.ok_or_else(|| usage("--log-level takes error, warning, info or debug"))?,
-    };
-    serve::serve(options).map(|()| 0).map_err(Trouble::Local)
+    let source = config_source(typed)?;
+    if typed.has("check") {
+        let (config, faults) = source.read();
+        print(&config.text())?;
+        return match faults.is_empty() {
+            true => Ok(0),
+            false => Err(Trouble::Local(faults.join("\nqx-node: "))),
+        };
+    }
+    // What was typed wrong is not left at its default.
+    let mut probe = Config::default();
+    for (key, value) in &source.typed {
+        let wrong = |why| Trouble::Usage(format!("--{} {why}, not {value}", key.replace('_', "-")));
+        probe.set(key, value).map_err(wrong)?;
+    }
+    serve::serve(source).map(|()| 0).map_err(Trouble::Local)
 }
 
-/// `--metrics ADDRESS:PORT`
-fn metrics(typed: &Typed) -> Result<Option<SocketAddr>, Trouble> {
-    let Some(typed) = typed.value("metrics") else {
-        return Ok(None);
+/// The file, and what was typed in the place of its keys.
+fn config_source(typed: &Typed) -> Result<config::Source, Trouble> {
+    let absolute = |path: &OsStr| {
+        let path = std::path::absolute(path);
+        path.map_err(|e| Trouble::Local(quantix::error::system_text(&e)))
     };
-    let address = typed.to_str().and_then(|address| address.parse().ok());
-    address.map(Some).ok_or_else(|| {
-        let typed = typed.to_string_lossy();
-        Trouble::Usage(format!(
-            "--metrics takes an address and a port, as 127.0.0.1:9912 or [::]:9912, not {typed}"
-        ))
+    let mut pairs = Vec::new();
+    for key in config::KEYS {
+        let long = key.replace('_', "-");
+        if !typed.has(&long) {
+            continue;
+        }
+        // A flag has no value.
+        let value = match typed.value(&long) {
+            None => "yes".to_owned(),
+            // Here a path may be one from where we are.
+            Some(path) if ["vms_dir", "control", "textfile"].contains(&key) => {
+                utf8("path", absolute(path)?.as_os_str())?.to_owned()
+            }
+            Some(value) => utf8("value", value)?.to_owned(),
+        };
+        pairs.push((key, value));
+    }
+    Ok(config::Source {
+        file: typed.value("config").map(absolute).transpose()?,
+        typed: pairs,
     })
 }
 
@@ -270,13 +280,22 @@ fn control(typed: &Typed) -> PathBuf {
     let named = typed.value("control").map(OsString::from);
     let set = || std::env::var_os("QX_NODE_SOCK").filter(|set| !set.is_empty());
     let named = named.or_else(set);
-    named.map_or_else(|| PathBuf::from(CONTROL), PathBuf::from)
+    named.map_or_else(|| configured().control, PathBuf::from)
 }
 
 fn vms_dir(typed: &Typed) -> PathBuf {
     typed
         .value("vms-dir")
-        .map_or_else(|| PathBuf::from(VMS_DIR), PathBuf::from)
+        .map_or_else(|| configured().vms_dir, PathBuf::from)
+}
+
+/// What the daemon of this host is configured to, as far as that can be read.
+fn configured() -> Config {
+    let source = config::Source {
+        file: None,
+        typed: Vec::new(),
+    };
+    source.read().0
 }
 
 /// The daemon, or one of our own with `--direct`.

@@ -33,6 +33,15 @@ impl TimeSync {
             _ => None,
         }
     }
+
+    /// As [`parse`](Self::parse) takes it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::OnResume => "on-resume",
+            Self::Restored => "restored",
+        }
+    }
 }
 
 /// In place of a client, for what the daemon asks itself: no client has this key.
@@ -74,7 +83,7 @@ impl Daemon {
             return;
         };
         let step_ns = vm.skew_ms.saturating_mul(-1_000_000);
-        let asked = match (self.time_sync, away) {
+        let asked = match (self.config.time_sync, away) {
             (TimeSync::Restored, Away::Reverted) => Body::Restored(Restored {
                 step_ns,
                 entropy: random::bytes::<64>().to_vec(),

@@ -17,11 +17,14 @@ use std::time::Duration;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry};
 use quantix::error::system_text;
+use quantix::message::node::VmState;
 use quantix::rt::clock;
 use quantix::rt::replace::Replacement;
 use quantix::rt::sys::process::{self, Ended, Pid, Signal};
 use quantix::time::{Time, earliest};
 
+use super::report::Report;
+use super::vm::Vm;
 use super::{ACCEPT_AGAIN, Daemon, KEYS, METRICS, SCRAPE, token};
 
 use http::{Asked, Chunked};
@@ -87,14 +90,32 @@ impl Exporter {
         Ok(address)
     }
 
-    /// Writes a page into `path` again and again.
-    pub fn write_to(&mut self, path: PathBuf) {
-        self.file = Some(Textfile {
+    /// Serves no pages any more.
+    pub fn close(&mut self) {
+        self.listener = None;
+        self.accept_at = None;
+        self.asking.clear();
+    }
+
+    /// Writes a page into `path` again and again, and no other.
+    pub fn write_to(&mut self, path: Option<PathBuf>) {
+        self.remove_file();
+        self.file = path.map(|path| Textfile {
             path,
             next: Time::default(),
             is_written: false,
             trouble: None,
         });
+    }
+
+    /// What the file says would stand for ever.
+    pub fn remove_file(&mut self) {
+        for (pid, _) in self.children.iter().filter(|(_, child)| child.is_file) {
+            process::signal_group(*pid, Signal::KILL);
+        }
+        if let Some(file) = self.file.take() {
+            let _ = std::fs::remove_file(file.path);
+        }
     }
 
     /// Somebody connects.
@@ -292,21 +313,20 @@ impl Daemon {
     fn views(&self, now: Time) -> Vec<View> {
         let wall = clock::wall();
         let vms = self.names.values().filter_map(|key| self.vms.get(key));
-        let view = |vm: &Box<super::vm::Vm>| View {
+        let view = |vm: &Vm| View {
             vm: vm.describe(now),
             // A guest that is not there has no CPU to be told of: what it said last would stand for ever.
             report: vm
-                .host
-                .is_open()
-                .then_some(vm.telemetry.as_ref())
-                .flatten()
-                .map(|last| last.telemetry()),
+                .telemetry
+                .as_ref()
+                .filter(|_| vm.state().wire() == VmState::Ready)
+                .map(Report::telemetry),
             seen: vm
                 .host
                 .last_valid()
                 .map(|at| wall.seconds as f64 - now.since(at).as_secs_f64()),
         };
-        vms.map(view).collect()
+        vms.map(|vm| view(vm)).collect()
     }
 }
 

@@ -221,6 +221,8 @@ const STEP: usize = 36;
 /// What is not known.
 const UNKNOWN: u16 = u16::MAX;
 
+// A number that was brought into its range.
+#[allow(clippy::cast_possible_truncation)]
 fn hundredths(of: f64) -> u16 {
     match of.is_nan() {
         true => 0,
@@ -229,6 +231,8 @@ fn hundredths(of: f64) -> u16 {
     }
 }
 
+// As above.
+#[allow(clippy::cast_possible_truncation)]
 fn halves(percent: f64) -> u8 {
     (percent.clamp(0.0, 100.0) * 2.0).round() as u8
 }

@@ -10,6 +10,7 @@ use quantix::host::Event;
 use quantix::message::node::{self, node_message};
 use quantix::message::{AgentMessage, Body};
 use quantix::rt::clock;
+use quantix::rt::log::Level;
 use quantix::rt::sys::inotify::Watch;
 use quantix::time::{Time, earliest};
 
@@ -149,10 +150,11 @@ impl Daemon {
     fn add(&mut self, now: Time, name: &str, socket: Socket) {
         let key = VmKey(self.make_key());
         let path = socket.path.display().to_string();
-        self.log.info(format_args!("{name}: found {path}"));
         let (at, monitor) = (token(key.0), token(key.0 + MONITOR));
         let mut vm = Vm::new(name.to_owned(), socket, at, monitor, now);
         vm.monitor.look(now);
+        let line = format_args!("{name}: found {path}");
+        self.log.about(&mut vm.said, Level::Info, line);
         let event = journal::change(None, vm.state(), format!("found {path}"));
         self.names.insert(name.to_owned(), key);
         self.vms.insert(key, Box::new(vm));
@@ -162,8 +164,9 @@ impl Daemon {
 
     /// The VM has been off for so long that nobody asks for it any more.
     fn forget(&mut self, key: VmKey) {
-        if let Some(vm) = self.vms.remove(&key) {
-            self.log.info(format_args!("{}: forgotten", vm.name));
+        if let Some(mut vm) = self.vms.remove(&key) {
+            let line = format_args!("{}: forgotten", vm.name);
+            self.log.about(&mut vm.said, Level::Info, line);
             self.names.remove(&vm.name);
             self.absent.remove(&(vm.since(), key));
         }
@@ -269,17 +272,25 @@ impl Daemon {
         let changed = vm.poll_state(now).map(|before| {
             let (name, state, why) = (&vm.name, vm.state(), vm.reason());
             let colon = if why.is_empty() { "" } else { ": " };
-            let line = format_args!("{name}: {state} (was {before}){colon}{why}");
-            match state {
-                State::Stalled { .. } => self.log.warning(line),
+            let line = format!("{name}: {state} (was {before}){colon}{why}");
+            let level = match state {
+                State::Stalled { .. } => Some(Level::Warning),
                 // It is told of once for all.
-                State::Connecting { why } if why == NO_DESCRIPTOR => is_short = true,
-                _ => self.log.info(line),
+                State::Connecting { why } if why == NO_DESCRIPTOR => {
+                    is_short = true;
+                    None
+                }
+                _ => Some(Level::Info),
+            };
+            let event = journal::change(Some(&before), state, why);
+            if let Some(level) = level {
+                self.log.about(&mut vm.said, level, format_args!("{line}"));
             }
-            (name.clone(), journal::change(Some(&before), state, why))
+            (vm.name.clone(), event)
         });
         if let Some(line) = vm.drops.news(now, vm.host.counters()) {
-            self.log.warning(format_args!("{}: {line}", vm.name));
+            let line = format_args!("{}: {line}", vm.name);
+            self.log.about(&mut vm.said, Level::Warning, line);
         }
         let at = match vm.is_absent() {
             true => Some(vm.since() + ABSENT_FOR),
@@ -317,8 +328,8 @@ impl Daemon {
         {
             vm.away = clocks::Away::of(kind).or(vm.away);
             let name = vm.name.clone();
-            self.log
-                .info(format_args!("{name}: {}: {why}", journal::text(kind)));
+            let line = format_args!("{name}: {}: {why}", journal::text(kind));
+            self.log.about(&mut vm.said, Level::Info, line);
             self.record(&name, journal::notice(kind, why));
         }
         match event {

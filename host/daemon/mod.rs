@@ -22,6 +22,7 @@ mod own;
 mod peers;
 mod queue;
 mod ready;
+mod reload;
 mod report;
 mod requests;
 mod state;
@@ -30,7 +31,6 @@ mod watchdog;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -52,6 +52,9 @@ use peers::Peers;
 use queue::Queues;
 use ready::Ready;
 use vm::Vm;
+
+use crate::config::{self, Config};
+use crate::notify::Notify;
 
 pub use clocks::TimeSync;
 pub use discover::{SUFFIX, vm_of};
@@ -150,10 +153,10 @@ pub struct Daemon {
     buffer: Vec<u8>,
     /// A private daemon ends with its client.
     private: bool,
-    /// When guests' clocks are set.
-    pub time_sync: TimeSync,
-    /// What its reports say of a guest's disks and its process 1 is an event.
-    pub watchdog: bool,
+    config: Config,
+    /// Where that came from; a private daemon has its defaults.
+    configured_by: Option<config::Source>,
+    notify: Notify,
 }
 
 impl Daemon {
@@ -206,25 +209,10 @@ impl Daemon {
             ready_clients: BTreeSet::new(),
             to_write: BTreeSet::new(),
             buffer: vec![0; 64 * 1024],
-            time_sync: TimeSync::default(),
-            watchdog: false,
+            config: Config::default(),
+            configured_by: None,
+            notify: Notify::default(),
         })
-    }
-
-    /// Has metrics served on `address`, and written into `file` again and again.
-    ///
-    /// # Errors
-    /// bind(2): the address is in use, or is not this machine's.
-    pub fn export(&mut self, address: Option<SocketAddr>, file: Option<PathBuf>) -> io::Result<()> {
-        if let Some(address) = address {
-            let address = self.exporter.listen(address, self.poll.registry())?;
-            self.log
-                .info(format_args!("metrics on http://{address}/metrics"));
-        }
-        if let Some(file) = file {
-            self.exporter.write_to(file);
-        }
-        Ok(())
     }
 
     /// Serves until SIGTERM, or until the only client has left.
@@ -233,6 +221,7 @@ impl Daemon {
     /// epoll_wait(2) fails, which it does not.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
+        self.notify.ready(clock::now());
         loop {
             match self.poll.poll(&mut events, self.timeout()) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -256,9 +245,11 @@ impl Daemon {
                         match self.signals[at].take() {
                             Some(Signal::Terminate) => {
                                 self.log.info(format_args!("stopping"));
+                                self.notify.stopping();
+                                self.exporter.remove_file();
                                 return Ok(());
                             }
-                            Some(Signal::Reload) => self.rescan_at = Some(now),
+                            Some(Signal::Reload) => self.reload(now),
                             Some(Signal::Child) => self.reap(now),
                             None => {}
                         }
@@ -300,6 +291,7 @@ impl Daemon {
         let at = earliest(self.deadlines.next(), self.broker.poll_timeout());
         let at = earliest(at, self.queues.poll_timeout());
         let at = earliest(at, self.exporter.poll_timeout());
+        let at = earliest(at, self.notify.poll_timeout());
         let at = earliest(at, self.accept_at);
         let at = earliest(at, self.rescan_at)?;
         // Rounded up: a deadline that has not come yet would be looked at again and again.
@@ -332,6 +324,7 @@ impl Daemon {
             self.on_vm_timeout(now, key);
         }
         self.look_at_exporter(now);
+        self.tell_systemd(now);
         self.look_at_queues(now);
         while let Some(key) = self.broker.poll_look(now) {
             self.look_at_call(now, key);

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use mio::net::UnixStream;
 use mio::{Registry, Token};
@@ -9,7 +10,7 @@ use quantix::error::system_text;
 use quantix::host::{Event, Host};
 use quantix::message::agent::{AgentReady, Timestamp};
 use quantix::message::{Body, node};
-use quantix::rt::log::DropLog;
+use quantix::rt::log::{DropLog, Rate};
 use quantix::rt::sys::fd::unread_by_peer;
 use quantix::rt::sys::sock_diag::inode;
 use quantix::rt::{clock, random};
@@ -61,7 +62,14 @@ pub struct Vm {
     /// The last connection was given up for a guest that takes and does not answer.
     mute: bool,
     pub drops: DropLog,
+    /// Log lines about it.
+    pub said: Rate,
 }
+
+/// Log lines about one VM: so many at once, and another after each pause.
+const LINES: u32 = 20;
+/// See [`LINES`].
+const LINE_EVERY: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
 enum Link {
@@ -131,6 +139,7 @@ impl Vm {
             line: None,
             mute: false,
             drops: DropLog::default(),
+            said: Rate::new(LINES, LINE_EVERY),
         }
     }
 

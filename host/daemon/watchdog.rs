@@ -76,7 +76,7 @@ fn ills(report: &Telemetry) -> Vec<String> {
 impl Daemon {
     /// A report has come from the VM.
     pub(super) fn watch(&mut self, now: Time, key: VmKey) {
-        let Some(vm) = self.vms.get_mut(&key).filter(|_| self.watchdog) else {
+        let Some(vm) = self.vms.get_mut(&key).filter(|_| self.config.watchdog) else {
             return;
         };
         let Some(ills) = vm.watch.news(now).map(str::to_owned) else {

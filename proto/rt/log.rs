@@ -1,4 +1,4 @@
-//! Log lines to syslog or stderr: bounded, rate-limited, and never waited for.
+//! Log lines to syslog, stderr or a file: bounded, rate-limited, and never waited for.
 //!
 //! A line that the other end cannot take at once is counted and dropped; so is one over the rate,
 //! because a guest or a client can cause lines and must not be able to flood a log. The next line
@@ -7,11 +7,14 @@
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use syslog::{Facility, Formatter3164, Logger, LoggerBackend};
 
+use super::civil::Civil;
 use super::clock;
+use super::logfile::LogFile;
 use super::sys::fd::is_writable_now;
 use crate::endpoint::Counters;
 use crate::time::Time;
@@ -30,6 +33,16 @@ pub enum Level {
 }
 
 impl Level {
+    /// As [`parse`](Self::parse) takes it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+
     /// `error`, `warning`, `info` or `debug`.
     pub fn parse(word: &str) -> Option<Self> {
         match word {
@@ -43,20 +56,23 @@ impl Level {
 }
 
 /// Where lines go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// `/dev/log`; stderr while that does not exist.
     Syslog,
     /// Standard error, with `<N>` in front where systemd reads it (sd-daemon(3)).
     Stderr,
+    /// A file, with the time in front.
+    File(PathBuf),
 }
 
 impl Target {
-    /// `syslog` or `stderr`.
+    /// `syslog`, `stderr`, or the path of a file.
     pub fn parse(word: &str) -> Option<Self> {
         match word {
             "syslog" => Some(Self::Syslog),
             "stderr" => Some(Self::Stderr),
+            path if path.starts_with('/') => Some(Self::File(PathBuf::from(path))),
             _ => None,
         }
     }
@@ -70,9 +86,9 @@ pub struct Log {
     syslog: Option<Logger<LoggerBackend, Formatter3164>>,
     /// systemd reads our stderr.
     journal: bool,
+    file: Option<LogFile>,
     line: String,
-    tokens: u64,
-    refilled: Time,
+    rate: Rate,
     dropped: u64,
     /// `Some`: lines are kept and not written.
     held: Option<Vec<(Level, String)>>,
@@ -89,12 +105,35 @@ impl Log {
             target,
             level,
             syslog: None,
+            file: None,
             journal: std::env::var_os("JOURNAL_STREAM").is_some(),
             line: String::new(),
-            tokens: BURST,
-            refilled: clock::now(),
+            rate: Rate::new(BURST, REFILL),
             dropped: 0,
             held: None,
+        }
+    }
+
+    /// How many lines may come. 40 at once and 2 a second where nothing else is said.
+    pub const fn set_rate(&mut self, rate: Rate) {
+        self.rate = rate;
+    }
+
+    /// Writes a line about one of many, who may have so many lines: what it causes is not at the cost of the others.
+    pub fn about(&mut self, rate: &mut Rate, level: Level, line: fmt::Arguments) {
+        if level > self.level {
+            return;
+        }
+        if !rate.take(clock::now()) {
+            rate.dropped += 1;
+            return;
+        }
+        match std::mem::take(&mut rate.dropped) {
+            0 => self.write(level, line),
+            dropped => self.write(
+                level,
+                format_args!("{line} ({dropped} of its lines dropped before)"),
+            ),
         }
     }
 
@@ -141,7 +180,7 @@ impl Log {
         if level > self.level {
             return;
         }
-        if !self.take_token() {
+        if !self.rate.take(clock::now()) {
             self.dropped += 1;
             return;
         }
@@ -159,9 +198,14 @@ impl Log {
         if self.dropped > 0 {
             let _ = write!(self.line, " ({} lines dropped before)", self.dropped);
         }
-        let written = match self.target {
+        let written = match &self.target {
             Target::Syslog => self.write_syslog(level) || self.write_stderr(level),
             Target::Stderr => self.write_stderr(level),
+            Target::File(path) => {
+                let file = self.file.get_or_insert_with(|| LogFile::new(path.clone()));
+                let time = Civil::of(clock::wall().seconds);
+                file.write(format!("{time:#} {} {}\n", level.word(), self.line).as_bytes())
+            }
         };
         if written {
             self.dropped = 0;
@@ -207,12 +251,36 @@ impl Log {
         self.line.push('\n');
         stderr.lock().write_all(self.line.as_bytes()).is_ok()
     }
+}
 
-    fn take_token(&mut self) -> bool {
-        let now = clock::now();
-        let gained = now.since(self.refilled).as_millis() / REFILL.as_millis();
+/// How many lines may come at once, and how many after that.
+#[derive(Clone, Debug)]
+pub struct Rate {
+    burst: u32,
+    refill: Duration,
+    tokens: u32,
+    refilled: Time,
+    dropped: u32,
+}
+
+impl Rate {
+    /// `burst` at once, and one more after each `refill`.
+    pub fn new(burst: u32, refill: Duration) -> Self {
+        Self {
+            burst,
+            refill,
+            tokens: burst,
+            refilled: clock::now(),
+            dropped: 0,
+        }
+    }
+
+    /// Whether one more may come now.
+    fn take(&mut self, now: Time) -> bool {
+        let gained = now.since(self.refilled).as_micros() / self.refill.as_micros().max(1);
         if gained > 0 {
-            self.tokens = (self.tokens + u64::try_from(gained).unwrap_or(BURST)).min(BURST);
+            let gained = u32::try_from(gained).unwrap_or(self.burst);
+            self.tokens = self.tokens.saturating_add(gained).min(self.burst);
             self.refilled = now;
         }
         let taken = self.tokens > 0;
@@ -295,7 +363,7 @@ const MAX_LINE: usize = 900;
 const DROPS_EVERY: Duration = Duration::from_secs(10);
 
 /// Lines that may come at once, and the pause after which one more may.
-const BURST: u64 = 40;
+const BURST: u32 = 40;
 const REFILL: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
@@ -326,8 +394,13 @@ mod tests {
 
     #[test]
     fn a_flood_is_cut_to_its_rate() {
-        let mut log = Log::new("test", Target::Stderr, Level::Info);
-        let passed = (0..1000).filter(|_| log.take_token()).count();
-        assert!((40..50).contains(&passed), "{passed}");
+        let at = |millis: u64| clock::now() + Duration::from_millis(millis);
+        let mut rate = Rate::new(40, Duration::from_millis(500));
+        let passed = (0..1000).filter(|_| rate.take(at(0))).count();
+        assert_eq!(passed, 40);
+        let later = (0..1000).filter(|_| rate.take(at(1_100))).count();
+        assert_eq!(later, 2);
+        let much_later = (0..1000).filter(|_| rate.take(at(1_000_000))).count();
+        assert_eq!(much_later, 40);
     }
 }

@@ -6,6 +6,7 @@ pub mod check;
 pub mod civil;
 pub mod crypt;
 pub mod log;
+pub mod logfile;
 pub mod partitions;
 pub mod random;
 pub mod replace;

@@ -147,8 +147,11 @@ impl Show {
         }
         for (stream, rest) in [(Stream::Out, &kept.out), (Stream::Err, &kept.err)] {
             // What we have said of it is said once, with the others' at the end.
-            let is_told = self.failures.len() <= TOLD && rest.starts_with(OURS);
-            if !rest.is_empty() && !(stream == Stream::Err && ended.status != 0 && is_told) {
+            let is_told = stream == Stream::Err
+                && ended.status != 0
+                && self.failures.len() <= TOLD
+                && rest.starts_with(OURS);
+            if !is_told && !rest.is_empty() {
                 self.print(progress, &ended.name, stream, rest)?;
             }
         }
