@@ -65,14 +65,15 @@ fn a_command_runs_in_each_and_its_lines_are_told_apart() {
 fn the_worst_status_is_ours_and_each_failure_has_its_line() {
     let (node, vms) = with_vms(&["a", "b", "c"]);
     let line = format!(
-        "case $(cut -d' ' -f4 /proc/$PPID/stat) in {}) exit 3;; {}) echo no such thing >&2; exit 7;; esac",
+        "case $(cut -d' ' -f4 /proc/$PPID/stat) in {}) echo no such thing >&2; exit 7;; {}) exit 3;; esac",
         vms[0].agent.pid(),
         vms[1].agent.pid()
     );
-    let said = node.run(&["exec", "--all", "--", &line]);
+    // In the order of their names: the last ends well.
+    let said = node.run(&["exec", "--all", "--parallel", "1", "--", &line]);
     assert_eq!(said.status, 7, "{said:?}");
     let (told, list) = said.stderr.split_once("qx-node: ").unwrap();
-    assert_eq!(told, "b: no such thing\n");
+    assert_eq!(told, "a: no such thing\n");
     let lines: Vec<&str> = list.lines().collect();
     assert_eq!(lines[0], "failed in 2 of 3 VMs:");
     let expected = ["  a  exit status 3", "  b  exit status 7: no such thing"];
