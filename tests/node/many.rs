@@ -76,7 +76,7 @@ fn the_worst_status_is_ours_and_each_failure_has_its_line() {
     assert_eq!(told, "a: no such thing\n");
     let lines: Vec<&str> = list.lines().collect();
     assert_eq!(lines[0], "failed in 2 of 3 VMs:");
-    let expected = ["  a  exit status 3", "  b  exit status 7: no such thing"];
+    let expected = ["  a  exit status 7: no such thing", "  b  exit status 3"];
     assert_eq!(sorted(&lines[1..].join("\n")), expected);
 
     // What we have to say ourselves is said once.
