@@ -3,6 +3,8 @@
 
 #![cfg(test)]
 
+// Programs that speak to the daemon themselves.
+mod api;
 // Clients: many, slow ones, wrong ones, and those that leave.
 mod clients;
 // What is configured, where it logs, what systemd is told.

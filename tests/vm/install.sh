@@ -47,6 +47,7 @@ missing() {
     PATH=$PATH:/usr/sbin:/sbin have debootstrap || echo debootstrap
     PATH=$PATH:/usr/sbin:/sbin have sfdisk || echo fdisk
     PATH=$PATH:/usr/sbin:/sbin have sgdisk || echo gdisk
+    have python3 || echo python3
     have prometheus && have promtool || echo prometheus
 }
 
