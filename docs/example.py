@@ -4,8 +4,7 @@
     example.py SOCKET                 list the VMs
     example.py SOCKET VM COMMAND      run a line for the shell in one of them
 """
-import socket
-import sys
+import socket, sys
 
 STATES = "unknown absent connecting waiting ready stalled queued".split()
 
@@ -77,5 +76,4 @@ def main(path, vm="", line=""):
     return result.get(1, [0])[0]
 
 
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+sys.exit(main(*sys.argv[1:]))

@@ -215,7 +215,7 @@ pub fn unexpected() -> Trouble {
 }
 
 fn gone(why: &str) -> Trouble {
-    Trouble::NoDaemon(format!("the daemon is gone: {why}"))
+    Trouble::Gone(format!("the daemon is gone: {why}"))
 }
 
 fn failure(body: &node_message::Body) -> Option<Failure> {

@@ -35,6 +35,23 @@ pub const MANY: &[&str] = &[
     "logs",
 ];
 
+/// Commands that only ask, whatever their words are: to ask twice does no harm.
+pub const AGAIN: &[&str] = &[
+    "vms",
+    "ping",
+    "info",
+    "telemetry",
+    "jobs",
+    "freeze-status",
+    "hardware",
+    "packages",
+    "disks",
+    "ip",
+    "users",
+    "ps",
+    "services",
+];
+
 /// What help shows together, in this order; each command is in one of these.
 pub const GROUPS: &[(&str, &[&str])] = &[
     (

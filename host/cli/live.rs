@@ -189,7 +189,7 @@ const fn is_lost(trouble: &Trouble) -> bool {
 /// The agent or the daemon is not yet back.
 const fn is_away(trouble: &Trouble) -> bool {
     match trouble {
-        Trouble::NoDaemon(_) => true,
+        Trouble::NoDaemon(_) | Trouble::Gone(_) => true,
         Trouble::Failed(failure) => matches!(failure.code, Code::TimedOut),
         _ => false,
     }
@@ -222,7 +222,9 @@ impl Live<'_> {
             Life::Tied => false,
             // A daemon that is lost hangs it up.
             Life::Found(_) => is_lost(trouble),
-            Life::Kept(_) => is_lost(trouble) || matches!(trouble, Trouble::NoDaemon(_)),
+            Life::Kept(_) => {
+                is_lost(trouble) || matches!(trouble, Trouble::NoDaemon(_) | Trouble::Gone(_))
+            }
         }
     }
 

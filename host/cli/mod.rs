@@ -42,8 +42,12 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use quantix::error::{Code, Failure};
+use quantix::rt::clock;
+use quantix::rt::sys::fd::rest;
 
 use client::Client;
 use commands::COMMANDS;
@@ -60,6 +64,8 @@ pub enum Trouble {
     Usage(String),
     /// The daemon cannot be reached.
     NoDaemon(String),
+    /// It was reached, and has gone: it is restarted, perhaps.
+    Gone(String),
     /// The request was made and failed.
     Failed(Failure),
     /// Something on this side: a local file, stdout.
@@ -76,7 +82,7 @@ impl Trouble {
         match self {
             Self::OutputClosed => 0,
             Self::Usage(_) => 2,
-            Self::NoDaemon(_) => 3,
+            Self::NoDaemon(_) | Self::Gone(_) => 3,
             Self::Failed(failure) => match failure.code {
                 Code::TimedOut | Code::Disconnected => 4,
                 Code::Permission | Code::Policy => 5,
@@ -91,7 +97,9 @@ impl Trouble {
 impl std::fmt::Display for Trouble {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         match self {
-            Self::Usage(why) | Self::NoDaemon(why) | Self::Local(why) => f.write_str(why),
+            Self::Usage(why) | Self::NoDaemon(why) | Self::Gone(why) | Self::Local(why) => {
+                f.write_str(why)
+            }
             Self::Failed(failure) => f.write_str(&render::plain(&failure.message)),
             Self::Interrupted(_) => f.write_str("interrupted"),
             Self::OutputClosed => Ok(()),
@@ -141,12 +149,37 @@ pub fn main() -> ExitCode {
         Ok(None) => return finish(command.name, print(&options::help_of(command))),
         Err(why) => return finish(command.name, Err(Trouble::Usage(why))),
     };
-    finish(command.name, dispatch(command, &typed))
+    finish(command.name, dispatch_again(command, &typed))
 }
 
 fn find(name: &OsStr) -> Option<&'static Command> {
     COMMANDS.iter().find(|command| name == command.name)
 }
+
+/// A command that only asks, and has shown nothing yet, asks again when its daemon has gone: a restart loses nothing.
+fn dispatch_again(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
+    let mut outcome = dispatch(command, typed);
+    let until = clock::now() + RESTART;
+    let mut is_gone = matches!(outcome, Err(Trouble::Gone(_)));
+    while is_gone
+        && groups::AGAIN.contains(&command.name)
+        && !PRINTED.load(Ordering::Relaxed)
+        && clock::now() < until
+    {
+        rest(LOOK);
+        outcome = dispatch(command, typed);
+        is_gone = matches!(outcome, Err(Trouble::Gone(_) | Trouble::NoDaemon(_)));
+    }
+    outcome
+}
+
+/// So long a daemon may take to be there again, and so often it is looked for.
+const RESTART: Duration = Duration::from_secs(10);
+/// See [`RESTART`].
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Something has been shown.
+static PRINTED: AtomicBool = AtomicBool::new(false);
 
 fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
     if many::is_meant(command, typed) {
@@ -270,6 +303,7 @@ fn finish(name: &str, outcome: Result<u8, Trouble>) -> ExitCode {
 }
 
 fn print(text: &str) -> Result<u8, Trouble> {
+    PRINTED.store(true, Ordering::Relaxed);
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()?;

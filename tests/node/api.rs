@@ -4,8 +4,9 @@ use std::process::Command;
 use prost::Message;
 use quantix::message::node::{NodeMessage, node_message};
 
-use crate::util::Running;
+use super::metrics::{page, value, with_metrics};
 use crate::util::node::Node;
+use crate::util::{Running, until_so};
 
 #[test]
 fn the_example_in_the_documents_works() {
@@ -52,4 +53,25 @@ fn a_request_of_a_later_version_is_answered_that_it_is_not_known() {
         "{text}"
     );
     node.run(&["ping", "vm"]).fine();
+}
+
+#[test]
+fn who_only_asks_is_answered_by_the_daemon_that_comes_next() {
+    let (mut node, vm, address) = with_metrics(&[]);
+    let _relay = node.relay("late");
+    node.wait_state("late", "waiting for agent");
+    // It waits for a session, and its daemon ends.
+    let ping = node.begin(&["ping", "late"]);
+    until_so("it has asked", || {
+        value(&page(&address), "quantix_node_requests") == 1.0
+    });
+    node.process.kill();
+    let _agent = node.agent("late", &[]);
+    node.process = node.serve_again(&[]);
+    assert!(ping.end().fine().starts_with("late: seq=1 "));
+    // What was not there in the first place is not waited for.
+    node.process.kill();
+    let said = node.run(&["ping", "late"]);
+    assert!(said.trouble(3).contains("Start it with `qx-node serve`"));
+    drop(vm);
 }

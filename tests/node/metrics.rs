@@ -11,7 +11,7 @@ use crate::util::relay::Relay;
 use crate::util::{Dir, PATIENCE, Process, until, until_so};
 
 /// A daemon that serves metrics, with one VM that is ready and has reported.
-fn with_metrics(more: &[&str]) -> (Node, (Process, Relay), String) {
+pub(super) fn with_metrics(more: &[&str]) -> (Node, (Process, Relay), String) {
     let node = Node::serving(&[&["--metrics", "127.0.0.1:0"][..], more].concat());
     let relay = node.relay("web1");
     let agent = node.agent("web1", &["--telemetry-interval", "1"]);
@@ -34,7 +34,7 @@ fn ask(address: &str, request: &str) -> String {
 }
 
 /// A page, as HTTP/1.0 has it.
-fn page(address: &str) -> String {
+pub(super) fn page(address: &str) -> String {
     let answer = ask(address, "GET /metrics HTTP/1.0\r\n\r\n");
     let (head, page) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
@@ -63,7 +63,7 @@ fn promtool(words: &[&str], input: &str) {
 }
 
 /// The value of the first line that begins so.
-fn value(page: &str, begin: &str) -> f64 {
+pub(super) fn value(page: &str, begin: &str) -> f64 {
     let mut lines = page.lines();
     let line = lines
         .find(|line| line.starts_with(begin))

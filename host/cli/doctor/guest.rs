@@ -55,7 +55,7 @@ pub fn ask(client: &mut Client, vm: &str) -> Result<Vec<Check>, String> {
     };
     let answer = answer(client).map_err(|trouble| match trouble {
         // The daemon was there a moment ago.
-        Trouble::NoDaemon(_) => "no answer from the guest in time".to_owned(),
+        Trouble::NoDaemon(_) | Trouble::Gone(_) => "no answer from the guest in time".to_owned(),
         other => other.to_string(),
     });
     match answer? {
