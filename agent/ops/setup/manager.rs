@@ -79,8 +79,8 @@ pub const MANAGERS: [Manager; 4] = [
     Manager {
         name: "NetworkManager",
         has: |site| nm_profile(site).filter(|profile| !profile.starts_with(NETPLAN_NM)),
-        // What it does not have it was told to leave alone.
-        takes: |_| false,
+        // What it does not even look at it was told to leave alone.
+        takes: |site| nm_device(site).is_some(),
         edit: nm_edit,
         down: &[],
         up: &[
@@ -265,8 +265,9 @@ fn networkd_edit(site: &Site, plan: &Plan, profile: &str) -> Result<Edit, Failur
 const NM: &str = "etc/NetworkManager/system-connections";
 const NETPLAN_NM: &str = "netplan-";
 
-/// The profile that it uses for the interface, empty for none.
-fn nm_profile(site: &Site) -> Option<String> {
+/// What it says of the interface, if it looks after it: whether another has configured it, which it only watches, and
+/// the profile, empty for none.
+fn nm_device(site: &Site) -> Option<(bool, String)> {
     if !runs(site, "NetworkManager") {
         return None;
     }
@@ -274,11 +275,18 @@ fn nm_profile(site: &Site) -> Option<String> {
     let fields = "GENERAL.STATE,GENERAL.CONNECTION";
     let said = (site.ask)("nmcli", &["-e", "no", "-g", fields, "device", "show", name])?;
     let mut lines = said.lines();
-    let state = lines.next()?.split(' ').next()?;
+    let (number, state) = lines.next()?.split_once(' ')?;
     // NMDeviceState: 10 is unmanaged, and more is more.
-    let is_managed = state.parse::<u32>().is_ok_and(|state| state > 10);
+    let is_managed = number.parse::<u32>().is_ok_and(|number| number > 10);
     let profile = lines.next().unwrap_or_default();
-    (is_managed && profile.len() <= MAX_PATH).then(|| profile.to_owned())
+    let is_one = is_managed && profile.len() <= MAX_PATH;
+    is_one.then(|| (state.contains("externally"), profile.to_owned()))
+}
+
+/// The profile that it uses for the interface, empty for none.
+fn nm_profile(site: &Site) -> Option<String> {
+    let (is_external, profile) = nm_device(site)?;
+    (!is_external).then_some(profile)
 }
 
 fn nm_edit(site: &Site, plan: &Plan, _: &str) -> Result<Edit, Failure> {

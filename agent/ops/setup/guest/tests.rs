@@ -159,6 +159,21 @@ fn who_manages_an_interface_is_found_by_what_runs() {
     assert_eq!(profile, "");
     assert!(root.edit(NM, "10 (unmanaged)\n\n", &plan).is_err());
 
+    // What another has configured it watches; it takes it where there is no other.
+    let watched = "100 (connected (externally))\neth0\n";
+    let both: Vec<&str> = [NM, NETWORKD].concat();
+    root.put(
+        LINK,
+        "ADMIN_STATE=configured\nNETWORK_FILE=/etc/systemd/network/20-lan.network\n",
+    );
+    let (name, profile, _) = root.edit(&both, watched, &plan).unwrap();
+    assert_eq!(
+        (name, &*profile),
+        ("systemd-networkd", "/etc/systemd/network/20-lan.network")
+    );
+    let (name, profile, _) = root.edit(NM, watched, &plan).unwrap();
+    assert_eq!((name, &*profile), ("NetworkManager", ""));
+
     // Who runs and has it goes before who only could.
     root.put(
         LINK,
@@ -341,7 +356,7 @@ fn what_was_given_by_hand_is_given_again() {
         "ip addr del 10.0.2.15/24 dev eth0",
         "ip link set mtu 1400 dev eth0",
         "ip addr add 10.0.2.16/24 dev eth0",
-        "ip -4 route add default via 10.0.2.2 metric 7 dev eth0",
+        "ip -4 route append default via 10.0.2.2 metric 7 dev eth0",
     ];
     assert_eq!(lines(Some(&plan)), wanted);
     assert_eq!(lines(None), wanted[1..]);
