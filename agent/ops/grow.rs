@@ -29,9 +29,10 @@ pub fn grow(request: &Grow) -> Result<GrowReport, Failure> {
     let kind = match &*mount.filesystem {
         "ext4" => Kind::Ext4,
         "xfs" => Kind::Xfs,
+        "btrfs" => Kind::Btrfs,
         other => {
             return Err(refused(&format!(
-                "{other} cannot be grown here, ext4 and xfs can"
+                "{other} cannot be grown here, ext4, xfs and btrfs can"
             )));
         }
     };
@@ -40,13 +41,23 @@ pub fn grow(request: &Grow) -> Result<GrowReport, Failure> {
     }
     let system = |doing: &'static str| move |e: io::Error| Failure::system(doing, name, &e);
     let file = mount.open().map_err(system("open"))?;
-    let (major, minor) = mount.number;
-    let meta = file.metadata().map_err(system("stat"))?;
-    if meta.dev() != libc::makedev(major, minor) {
-        return Err(refused("another file system lies over it"));
-    }
-    let device =
-        Device::find(Path::new("/sys"), mount.number).map_err(system("find the disk of"))?;
+    let number = match kind {
+        Kind::Btrfs => {
+            Btrfs::find(&file)
+                .map_err(system("find the disk of"))?
+                .map_err(|why| refused(&why))?
+                .disk
+        }
+        _ => {
+            let (major, minor) = mount.number;
+            let meta = file.metadata().map_err(system("stat"))?;
+            if meta.dev() != libc::makedev(major, minor) {
+                return Err(refused("another file system lies over it"));
+            }
+            mount.number
+        }
+    };
+    let device = Device::find(Path::new("/sys"), number).map_err(system("find the disk of"))?;
     let parent = device.parent();
     let disk = parent.as_ref().unwrap_or(&device);
     if let Some(why) = disk.why_not() {
@@ -138,6 +149,7 @@ impl Size {
 enum Kind {
     Ext4,
     Xfs,
+    Btrfs,
 }
 
 impl Kind {
@@ -154,6 +166,16 @@ impl Kind {
                 block: xfs.block.into(),
                 blocks: xfs.blocks,
             })?,
+            Self::Btrfs => {
+                let of = Btrfs::find(file)?.map_err(io::Error::other)?;
+                let mut id = [0; 16];
+                let node = device.open(false).map_err(io::Error::other)?;
+                node.read_exact_at(&mut id, BTRFS_ID)?;
+                if id != of.id {
+                    return Err(io::Error::other("its disk has another's superblock"));
+                }
+                of.size
+            }
         };
         if size.block == 0 {
             return Err(io::Error::other("its superblock is broken"));
@@ -165,7 +187,60 @@ impl Kind {
         match self {
             Self::Ext4 => filesystem::resize_ext4(file, blocks),
             Self::Xfs => filesystem::resize_xfs(file, &filesystem::xfs(file)?, blocks),
+            Self::Btrfs => {
+                let of = Btrfs::find(file)?.map_err(io::Error::other)?;
+                let bytes = blocks.saturating_mul(of.size.block);
+                filesystem::resize_btrfs(file, of.number, bytes)
+            }
         }
+    }
+}
+
+/// Where on its disk a btrfs keeps its name (`struct btrfs_super_block`).
+const BTRFS_ID: u64 = 0x1_0000 + 0x20;
+
+/// Numbers of devices that are tried.
+const MAX_DEVICES: u64 = 1024;
+
+/// A btrfs on one device. Its mounts tell of no device's number, and its subvolumes have numbers of their own.
+struct Btrfs {
+    id: [u8; 16],
+    disk: (u32, u32),
+    /// What it calls that.
+    number: u64,
+    size: Size,
+}
+
+impl Btrfs {
+    /// Or why it is left alone.
+    fn find(file: &File) -> io::Result<Result<Self, String>> {
+        let of = filesystem::btrfs(file)?;
+        if of.count != 1 {
+            return Ok(Err(format!(
+                "a btrfs on {} disks: grow each by hand with btrfs filesystem resize NUMBER:max, the numbers are in \
+                btrfs filesystem show",
+                of.count
+            )));
+        }
+        // Those that were taken away have left gaps.
+        for number in 0..=of.last.min(MAX_DEVICES) {
+            let (bytes, path) = match filesystem::btrfs_device(file, number) {
+                Err(e) if e.raw_os_error() == Some(libc::ENODEV) => continue,
+                other => other?,
+            };
+            let node = fs::metadata(&path)?.rdev();
+            let block = u64::from(of.block);
+            return Ok(Ok(Self {
+                id: of.id,
+                disk: (libc::major(node), libc::minor(node)),
+                number,
+                size: Size {
+                    block,
+                    blocks: bytes.checked_div(block).unwrap_or(0),
+                },
+            }));
+        }
+        Err(io::Error::from_raw_os_error(libc::ENODEV))
     }
 }
 
@@ -190,6 +265,9 @@ fn ext4(superblock: &[u8; 1024]) -> Size {
         blocks: high << 32 | number(0x4, 4),
     }
 }
+
+/// Of one device, those below it that are named.
+const MAX_BELOW: usize = 8;
 
 /// A block device, by its directory in /sys.
 struct Device {
@@ -224,27 +302,49 @@ impl Device {
     /// What stands between it and what was grown, and what to do about that.
     fn why_not(&self) -> Option<String> {
         let has = |name: &str| self.path.join(name).exists();
-        let by_hand = if has("dm") {
+        let why = if has("dm") {
             let kind = word(&self.path, "dm/uuid");
+            let mapped = word(&self.path, "dm/name");
             match kind.split('-').next() {
-                Some("LVM") => {
-                    "a logical volume: grow its disk by hand with pvresize, then it with lvextend -r"
+                Some("LVM") => format!(
+                    "a logical volume: grow it by hand with pvresize {}, then lvextend -r -l +100%FREE \
+                    /dev/mapper/{mapped}",
+                    self.below()
+                ),
+                Some("CRYPT") => format!(
+                    "encrypted: grow it by hand with cryptsetup resize {mapped}, then what is in it"
+                ),
+                _ => {
+                    "made by the device mapper: grow what it stands on by hand, then it".to_owned()
                 }
-                Some("CRYPT") => {
-                    "encrypted: grow it by hand with cryptsetup resize, then what is in it"
-                }
-                _ => "made by the device mapper: grow what it stands on by hand, then it",
             }
         } else if has("md") {
-            "a RAID: grow it by hand with mdadm --grow --size=max, then what is on it"
+            let node = self.node();
+            format!(
+                "a RAID: grow it by hand with mdadm --grow {node} --size=max, then what is on it"
+            )
         } else if has("loop") {
-            "a loop device: grow its file by hand, then it with losetup -c"
+            let node = self.node();
+            format!("a loop device: grow its file by hand, then it with losetup -c {node}")
         } else if has("bcache") {
-            "a bcache: grow what it stands on by hand"
+            "a bcache: grow what it stands on by hand".to_owned()
         } else {
             return (number(&self.path, "ro") > 0).then(|| "read-only".to_owned());
         };
-        Some(by_hand.to_owned())
+        Some(why)
+    }
+
+    /// What it is made of, below /dev.
+    fn below(&self) -> String {
+        let mut names: Vec<String> = fs::read_dir(self.path.join("slaves"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .take(MAX_BELOW)
+            .map(|entry| Self::at(entry.path()).node())
+            .collect();
+        names.sort_unstable();
+        names.join(" ")
     }
 
     fn node(&self) -> String {
@@ -340,16 +440,22 @@ mod tests {
             (
                 "dm/uuid",
                 "LVM-abc",
-                "a logical volume: grow its disk by hand with pvresize",
+                "a logical volume: grow it by hand with pvresize /dev/vdb /dev/vdc3, then lvextend -r -l +100%FREE \
+                /dev/mapper/data-logs",
             ),
-            ("dm/uuid", "CRYPT-LUKS2-abc", "cryptsetup resize"),
+            ("dm/uuid", "CRYPT-LUKS2-abc", "cryptsetup resize data-logs,"),
             ("dm/uuid", "", "the device mapper"),
-            ("md/level", "raid1", "mdadm --grow"),
-            ("loop/backing_file", "/image", "losetup -c"),
+            ("md/level", "raid1", "mdadm --grow /dev/vda --size"),
+            ("loop/backing_file", "/image", "losetup -c /dev/vda"),
             ("bcache/state", "clean", "a bcache"),
             ("ro", "1", "read-only"),
         ] {
-            let sys = sys(&format!("between-{}", words.len()), &[(name, text)]);
+            let mut files = vec![(name, text)];
+            if name == "dm/uuid" {
+                let more = ["dm/name", "slaves/vdc3/size", "slaves/vdb/size"];
+                files.extend(more.map(|name| (name, "data-logs")));
+            }
+            let sys = sys(&format!("between-{}", words.len()), &files);
             let part = Device::find(&sys, (254, 2)).unwrap();
             let why = part.parent().unwrap().why_not().unwrap();
             assert!(why.contains(words), "{why}");

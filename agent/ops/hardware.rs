@@ -376,6 +376,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_plugged_last_goes_offline_first() {
+        let sys = Sys::new("order");
+        for block in ["memory0", "memory1"] {
+            let state = format!("devices/system/memory/{block}/state");
+            fs::remove_file(sys.0.join(state)).unwrap();
+        }
+        let order = |online| {
+            let asked = ask(HardwareKind::Memory, online, &[(0, 1)]);
+            let failures = set_online(&asked, &sys.0).unwrap().failures;
+            failures.iter().map(|of| of.id).collect::<Vec<_>>()
+        };
+        assert_eq!(order(false), [1, 0]);
+        assert_eq!(order(true), []);
+    }
+
+    #[test]
     fn what_is_not_there_changes_nothing() {
         let sys = Sys::new("absent");
         for ranges in [&[(1, 3)][..], &[(1, 1), (7, 7)], &[(2, 1)]] {

@@ -49,18 +49,43 @@ impl Said {
         self.ended == Some(Ended::Exited(0))
     }
 
-    /// Of a program that failed: the last line that it said, or how it ended.
+    /// Of a program that failed: what it said last, or how it ended.
     pub fn why(&self) -> String {
         let text = String::from_utf8_lossy(&self.complaint);
         let other = String::from_utf8_lossy(&self.output);
-        let mut lines = other.lines().chain(text.lines()).map(str::trim);
-        let said = lines.rfind(|line| !line.is_empty());
+        let said = last_words(other.lines().chain(text.lines()));
         match (self.ended, said) {
             (None, _) => "it did not end in time, and was killed".to_owned(),
-            (Some(_), Some(line)) => line.to_owned(),
+            (Some(_), Some(words)) => words,
             (Some(Ended::Exited(status)), None) => format!("it ended with status {status}"),
             (Some(Ended::Signalled(signal)), None) => format!("signal {signal} ended it"),
         }
+    }
+}
+
+/// The last line that says something, behind the one before it if the program put its name before both: of what
+/// went wrong, that is what it came to.
+fn last_words<'a>(lines: impl Iterator<Item = &'a str>) -> Option<String> {
+    let mut words: [&str; 2] = [""; 2];
+    for line in lines.map(str::trim) {
+        if line == "^" {
+            // The line above is quoted from a file, and this points into it.
+            words = ["", words[0]];
+        } else if line.chars().any(char::is_alphanumeric) && !line.starts_with("Hint:") {
+            words = [words[1], line];
+        }
+    }
+    let [first, last] = words;
+    let name = last.split_inclusive(": ").next().unwrap_or_default();
+    let is_name = name.ends_with(": ") && !name.trim_end().contains(' ');
+    match (first, last) {
+        (_, "") => None,
+        _ if is_name && first != last && first.starts_with(name) => {
+            Some([first, "; ", &last[name.len()..]].concat())
+        }
+        // Of ip(8), by a script that says no more than that it failed.
+        _ if first.starts_with("RTNETLINK answers: ") => Some([first, "; ", last].concat()),
+        _ => Some(last.to_owned()),
     }
 }
 
@@ -261,6 +286,35 @@ mod tests {
         run(&missing, |said| {
             said.unwrap_err().kind() == ErrorKind::NotFound
         });
+    }
+
+    #[test]
+    fn the_last_words_name_the_cause() {
+        for (text, words) in [
+            ("", None),
+            ("one\n\ntwo\n", Some("two")),
+            (
+                "a.yaml:3:19: invalid boolean value 'maybe'\n    eth9: {dhcp4: maybe}\n          ^\n",
+                Some("a.yaml:3:19: invalid boolean value 'maybe'"),
+            ),
+            (
+                "Error: no carrier\nHint: use 'journalctl' to get more details.\n",
+                Some("Error: no carrier"),
+            ),
+            (
+                "x\nifup: interfaces:5: misplaced option\nifup: couldn't read interfaces\n",
+                Some("ifup: interfaces:5: misplaced option; couldn't read interfaces"),
+            ),
+            (
+                "RTNETLINK answers: File exists\nifup: failed to bring up eth0\n",
+                Some("RTNETLINK answers: File exists; ifup: failed to bring up eth0"),
+            ),
+            ("ifup: a\nip: b\n", Some("ip: b")),
+            ("ip: a\nip: a\n", Some("ip: a")),
+            ("^\n", None),
+        ] {
+            assert_eq!(last_words(text.lines()).as_deref(), words, "{text}");
+        }
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! A guest as people have them: a Debian with systemd, journald and logind, made by `debian.sh`. What we do to it
 //! is held against what its own tools say of it afterwards.
 //!
-//! A boot takes an emulated processor a while, so each of the two guests here is asked everything, in order.
+//! A boot takes an emulated processor a while, so each of the three guests here is asked everything, in order.
 
 mod accounts;
 mod freeze;
 mod inventory;
 mod names;
+mod network;
 mod power;
 mod services;
 
@@ -31,6 +32,11 @@ struct Guest {
 impl Guest {
     /// It has these disks, too: of each the serial number and the MiB.
     fn boot(disks: &[(&str, u64)]) -> Self {
+        Self::boot_with(disks, 0)
+    }
+
+    /// It has so many networks, too, `eth0` and on. Each is one of its own, of QEMU: 10.N.2.0/24 with a DHCP server.
+    fn boot_with(disks: &[(&str, u64)], networks: usize) -> Self {
         let place = Place::new();
         let disk = place.file("root");
         let words = ["cp", "--sparse=always"].map(str::to_owned);
@@ -49,11 +55,16 @@ impl Guest {
             fs::File::create(&path).unwrap().set_len(mib << 20).unwrap();
             add(&path, serial);
         }
+        for number in 0..networks {
+            let netdev = format!("user,id=net{number},ipv6=off,net=10.{number}.2.0/24");
+            let device = format!("virtio-net-pci,netdev=net{number},romfile=");
+            qemu.extend(["-netdev".to_owned(), netdev, "-device".to_owned(), device]);
+        }
         let qemu: Vec<&str> = qemu.iter().map(String::as_str).collect();
         let mut own = Own::boot_in(
             place,
             &Options {
-                append: "qx.root=/dev/vda rw",
+                append: "qx.root=/dev/vda rw net.ifnames=0",
                 qemu: &qemu,
             },
         );

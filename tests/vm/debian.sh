@@ -20,6 +20,8 @@ case $cache in /*) ;; *) cache=$root/$cache ;; esac
 # What Debian calls standard in a server, and what the tests look at. LVM and XFS have modules of the kernel.
 packages=systemd-sysv,dbus,libpam-systemd,udev,kmod,login,passwd,util-linux,e2fsprogs,xfsprogs,lvm2
 packages=$packages,iproute2,ifupdown,isc-dhcp-client,openssh-server
+# Who else configures interfaces; systemd brings its own.
+packages=$packages,network-manager,netplan.io
 
 # Work of every boot that nobody here waits for, each a second or more where a processor is emulated.
 masked="apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
@@ -65,7 +67,7 @@ make_disk() {
     echo '/dev/vda / ext4 defaults 0 0' >"$tree/etc/fstab"
     chroot "$tree" useradd -m -s /bin/bash alice
     for unit in $masked; do ln -sf /dev/null "$tree/etc/systemd/system/$unit"; done
-    chroot "$tree" systemctl -q disable ssh.service
+    chroot "$tree" systemctl -q disable ssh.service NetworkManager.service
     chroot "$tree" systemctl -q set-default multi-user.target
     cp "$root/agent/quantix-kvm-agent.service" "$tree/etc/systemd/system/"
     cp "$root/agent/99-quantix-kvm-agent.rules" "$tree/etc/udev/rules.d/"

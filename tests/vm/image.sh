@@ -24,7 +24,7 @@ rng_modules="virtio_rng"
 disk_modules="virtio_blk ext4 crc32c_generic"
 net_modules="virtio_net"
 # Tests load these themselves.
-fs_modules="xfs loop"
+fs_modules="xfs btrfs loop"
 
 die() { echo "image.sh: $*" >&2; exit 1; }
 sum() { cat "$@" | sha256sum | cut -c 1-16; }

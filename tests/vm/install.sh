@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the VM tests need and this machine lacks: QEMU for x86, a static busybox, cpio, a C
-# compiler with a static libc, make, mke2fs, mkfs.xfs, sfdisk, sgdisk, socat, tmux, libvirt, debootstrap, and
-# the tools that unpack kernel packages, and Prometheus.
+# compiler with a static libc, make, mke2fs, mkfs.xfs, mkfs.btrfs, sfdisk, sgdisk, socat, tmux, libvirt,
+# debootstrap, Prometheus, and the tools that unpack kernel packages.
 #
 #   usage: tests/vm/install.sh
 #
@@ -44,6 +44,7 @@ missing() {
     have zstd || echo zstd
     PATH=$PATH:/usr/sbin:/sbin have mke2fs || echo e2fsprogs
     PATH=$PATH:/usr/sbin:/sbin have mkfs.xfs || echo xfsprogs
+    PATH=$PATH:/usr/sbin:/sbin have mkfs.btrfs || echo btrfs-progs
     PATH=$PATH:/usr/sbin:/sbin have debootstrap || echo debootstrap
     PATH=$PATH:/usr/sbin:/sbin have sfdisk || echo fdisk
     PATH=$PATH:/usr/sbin:/sbin have sgdisk || echo gdisk

@@ -458,8 +458,9 @@ fn todo(
         let family = if old.ipv6 { "-6" } else { "-4" };
         if !old.gateway.is_empty() && !is_there {
             let (gateway, metric) = (&old.gateway, old.metric);
+            // Another interface may have one with the same metric, which `add` takes for this one.
             ip(format!(
-                "{family} route add default via {gateway} metric {metric}"
+                "{family} route append default via {gateway} metric {metric}"
             ));
         }
     }

@@ -1,9 +1,13 @@
 //! What is done to a file system as a whole: FIFREEZE, FITHAW (fsfreeze(8)), FITRIM (fstrim(8); linux/fs.h), and
-//! to what it grows by: EXT4_IOC_RESIZE_FS, XFS_IOC_FSGROWFSDATA, BLKPG (linux/blkpg.h).
+//! to what it grows by: EXT4_IOC_RESIZE_FS, XFS_IOC_FSGROWFSDATA, BTRFS_IOC_RESIZE (linux/btrfs.h), BLKPG
+//! (linux/blkpg.h).
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 
 use super::check;
 
@@ -126,6 +130,107 @@ pub fn resize_xfs(file: &File, xfs: &Xfs, blocks: u64) -> io::Result<()> {
     // SAFETY: the call reads one XfsData, which lives for its length.
     check(unsafe { libc::ioctl(file.as_raw_fd(), XFS_IOC_FSGROWFSDATA, &raw const data) })?;
     Ok(())
+}
+
+/// What of `struct btrfs_ioctl_fs_info_args` counts.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Btrfs {
+    /// The largest number of one of its devices.
+    pub last: u64,
+    /// Of devices.
+    pub count: u64,
+    /// Its own name.
+    pub id: [u8; 16],
+    node: u32,
+    /// Bytes of a block.
+    pub block: u32,
+    rest: [u8; 984],
+}
+
+/// What of `struct btrfs_ioctl_dev_info_args` counts.
+#[repr(C)]
+struct BtrfsDevice {
+    number: u64,
+    id: [u8; 16],
+    used: u64,
+    bytes: u64,
+    rest: [u64; 379],
+    path: [u8; 1024],
+}
+
+/// `struct btrfs_ioctl_vol_args`.
+#[repr(C)]
+struct BtrfsName {
+    fd: i64,
+    name: [u8; 4088],
+}
+
+/// `_IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)`, `_IOWR(0x94, 30, struct btrfs_ioctl_dev_info_args)` and
+/// `_IOW(0x94, 3, struct btrfs_ioctl_vol_args)`.
+const BTRFS_IOC_FS_INFO: libc::c_ulong = 0x8400_941F;
+const BTRFS_IOC_DEV_INFO: libc::c_ulong = 0xD000_941E;
+const BTRFS_IOC_RESIZE: libc::c_ulong = 0x5000_9403;
+
+const _: () = assert!(size_of::<Btrfs>() == 1024 && size_of::<BtrfsName>() == 4096);
+const _: () = assert!(size_of::<BtrfsDevice>() == 4096);
+
+/// What the btrfs is that `file` is on.
+///
+/// # Errors
+/// ENOTTY: it is on none.
+pub fn btrfs(file: &File) -> io::Result<Btrfs> {
+    let mut btrfs = Btrfs {
+        last: 0,
+        count: 0,
+        id: [0; 16],
+        node: 0,
+        block: 0,
+        rest: [0; 984],
+    };
+    // SAFETY: the call reads and writes one struct of the size that is in its number, and it lives for its length.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), BTRFS_IOC_FS_INFO, &raw mut btrfs) })?;
+    Ok(btrfs)
+}
+
+/// Of the btrfs that `file` is on its device with this number: how many bytes of it are the file system's, and the
+/// path that it was mounted by.
+///
+/// # Errors
+/// ENODEV: it has none with that number.
+pub fn btrfs_device(file: &File, number: u64) -> io::Result<(u64, PathBuf)> {
+    let mut device = BtrfsDevice {
+        number,
+        id: [0; 16],
+        used: 0,
+        bytes: 0,
+        rest: [0; 379],
+        path: [0; 1024],
+    };
+    // SAFETY: the call reads and writes one struct of the size that is in its number, and it lives for its length.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), BTRFS_IOC_DEV_INFO, &raw mut device) })?;
+    let path = device.path.split(|byte| *byte == 0).next();
+    let path = OsStr::from_bytes(path.unwrap_or_default());
+    Ok((device.bytes, PathBuf::from(path)))
+}
+
+/// Has a device of the btrfs that `file` is on be its own up to this many bytes, online.
+///
+/// # Errors
+/// EBUSY: it is being balanced, or changed in another way. EFBIG: the device is not so long. EPERM, EROFS.
+pub fn resize_btrfs(file: &File, number: u64, bytes: u64) -> io::Result<()> {
+    let mut request = BtrfsName {
+        fd: 0,
+        name: [0; 4088],
+    };
+    write!(&mut request.name[..], "{number}:{bytes}")?;
+    // SAFETY: the call reads one struct of the size that is in its number, and it lives for its length.
+    let code = unsafe { libc::ioctl(file.as_raw_fd(), BTRFS_IOC_RESIZE, &raw const request) };
+    match check(code)? {
+        0 => Ok(()),
+        // `enum btrfs_err_code`: only this of them has to do with it.
+        _ => Err(io::Error::from_raw_os_error(libc::EBUSY)),
+    }
 }
 
 /// `struct blkpg_ioctl_arg` and `struct blkpg_partition`.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::vm::harness::{Options, Own, make_disk, system};
+use crate::vm::harness::{Options, Own, PATIENCE, make_disk, system, wait_until};
 
 const MIB: u64 = 1 << 20;
 
@@ -52,19 +52,25 @@ fn cut_out(disk: &Path, from: u64, bytes: u64) -> PathBuf {
     path
 }
 
+fn place(name: &str) -> PathBuf {
+    let name = format!("qx-grow-{}-{name}", std::process::id());
+    std::env::temp_dir().join(name)
+}
+
 #[test]
 fn partitions_and_file_systems_grow_with_their_disks() {
-    let disks = ["gpt", "mbr", "whole", "full"].map(|name| {
-        let name = format!("qx-grow-{}-{name}", std::process::id());
-        std::env::temp_dir().join(name)
-    });
-    let [gpt, mbr, whole, full] = &disks;
+    let disks = ["gpt", "mbr", "whole", "full", "btrfs", "one", "two"].map(place);
+    let [gpt, mbr, whole, full, btrfs, one, two] = &disks;
     partitioned(gpt, 64, "gpt", &["mke2fs", "-q", "-t", "ext4"]);
     partitioned(mbr, 322, "dos", &["mkfs.xfs", "-q"]);
     make_disk(whole, 32, &["mke2fs", "-q", "-t", "ext4"]);
     // Its first partition is the one with the file system.
     partitioned(full, 16, "gpt", &["mke2fs", "-q", "-t", "ext4"]);
     system(&["sgdisk", "-n3:0:0", full.to_str().unwrap()]);
+    partitioned(btrfs, 160, "gpt", &["mkfs.btrfs", "-q"]);
+    File::create(one).unwrap().set_len(128 * MIB).unwrap();
+    let first = one.to_str().unwrap();
+    make_disk(two, 128, &["mkfs.btrfs", "-q", "-m", "single", first]);
     let mut qemu = Vec::new();
     for (at, disk) in disks.iter().enumerate() {
         let path = disk.display();
@@ -92,15 +98,16 @@ fn partitions_and_file_systems_grow_with_their_disks() {
     };
     sh("for m in $(cat /lib/modules/fs.list); do insmod /lib/modules/$m.ko; done");
     sh(
-        "mkdir -p /srv/a /srv/b /srv/c /srv/d /srv/loop && mount /dev/vda2 /srv/a && mount /dev/vdb2 /srv/b \
-        && mount /dev/vdc /srv/c && mount /dev/vdd2 /srv/d",
+        "mkdir -p /srv/a /srv/b /srv/c /srv/d /srv/e /srv/f /srv/loop && mount /dev/vda2 /srv/a && mount /dev/vdb2 /srv/b \
+        && mount /dev/vdc /srv/c && mount /dev/vdd2 /srv/d \
+        && mount -t btrfs /dev/vde2 /srv/e && mount -t btrfs -o device=/dev/vdf,device=/dev/vdg /dev/vdf /srv/f",
     );
     sh(
-        "for d in a b c; do head -c 3000000 /dev/urandom >/srv/$d/file; done; sha256sum /srv/*/file >/tmp/sums",
+        "for d in a b c e; do head -c 3000000 /dev/urandom >/srv/$d/file; done; sha256sum /srv/*/file >/tmp/sums",
     );
 
     // Nothing has grown.
-    for mount in ["/srv/a", "/srv/b", "/srv/c"] {
+    for mount in ["/srv/a", "/srv/b", "/srv/c", "/srv/e"] {
         let said = grow(mount, &[]);
         assert_eq!(said["grown"], false, "{said}");
         assert_eq!(
@@ -121,14 +128,14 @@ fn partitions_and_file_systems_grow_with_their_disks() {
             "block_resize",
             json!({ "device": format!("disk{at}"), "size": size }),
         );
-        let disk = ["vda", "vdb", "vdc", "vdd"][at];
+        let disk = ["vda", "vdb", "vdc", "vdd", "vde"][at];
         let line = format!(
             "until [ $(cat /sys/block/{disk}/size) = {} ]; do sleep 0.05; done",
             size / 512
         );
         sh(&line);
     };
-    for (at, mib) in [(0, 200), (1, 500), (2, 100), (3, 64)] {
+    for (at, mib) in [(0, 200), (1, 500), (2, 100), (3, 64), (4, 300)] {
         resize(at, mib);
     }
 
@@ -159,6 +166,7 @@ fn partitions_and_file_systems_grow_with_their_disks() {
     for (mount, kind, part, table, after) in [
         ("/srv/a", "ext4", "vda2", "GPT", 197),
         ("/srv/b", "xfs", "vdb2", "MBR", 498),
+        ("/srv/e", "btrfs", "vde2", "GPT", 297),
     ] {
         let said = grow(mount, &[]);
         assert_eq!(said["grown"], true, "{said}");
@@ -193,6 +201,9 @@ fn partitions_and_file_systems_grow_with_their_disks() {
     // What cannot be.
     let refused = |mount: &str, why: &str| cli(&["grow", "db1", mount]).failed(1, &[why]);
     refused("/srv/d", "vdd2: partition 3 lies behind it");
+    let why =
+        "/srv/f: a btrfs on 2 disks: grow each by hand with btrfs filesystem resize NUMBER:max";
+    refused("/srv/f", why);
     refused("/tmp", "/tmp: a tmpfs is on no disk");
     refused("/none", "/none: nothing is mounted there");
     sh(
@@ -219,13 +230,14 @@ fn partitions_and_file_systems_grow_with_their_disks() {
     assert_eq!(grow("/srv/a", &[])["filesystem"]["after"], 297 * MIB);
 
     // What was there is there, also for those who look at the disk later.
-    sh("sha256sum -c /tmp/sums >/dev/null && umount /srv/a /srv/b /srv/c /srv/d");
+    sh("sha256sum -c /tmp/sums >/dev/null && umount /srv/[a-f]");
     sh(
         "mount /dev/vda2 /srv/a && mount /dev/vdb2 /srv/b && mount /dev/vdc /srv/c \
-        && sha256sum -c /tmp/sums >/dev/null && umount /srv/a /srv/b /srv/c && sync",
+        && mount -t btrfs /dev/vde2 /srv/e && sha256sum -c /tmp/sums >/dev/null \
+        && umount /srv/[abce] && sync",
     );
     drop(own);
-    for (disk, part) in [(gpt, 297), (mbr, 498)] {
+    for (disk, part) in [(gpt, 297), (mbr, 498), (btrfs, 297)] {
         let name = disk.to_str().unwrap();
         system(&[
             "sh",
@@ -236,9 +248,10 @@ fn partitions_and_file_systems_grow_with_their_disks() {
         ]);
         let cut = cut_out(disk, 2 * MIB, part * MIB);
         let name = cut.to_str().unwrap();
-        match disk == gpt {
-            true => system(&["e2fsck", "-fn", name]),
-            false => system(&["xfs_repair", "-n", name]),
+        match disk {
+            _ if disk == gpt => system(&["e2fsck", "-fn", name]),
+            _ if disk == mbr => system(&["xfs_repair", "-n", name]),
+            _ => system(&["btrfs", "check", "--readonly", name]),
         }
         fs::remove_file(cut).unwrap();
     }
@@ -248,4 +261,94 @@ fn partitions_and_file_systems_grow_with_their_disks() {
     for disk in &disks {
         fs::remove_file(disk).unwrap();
     }
+}
+
+/// The GPT of a disk of so many bytes has a copy at its very end; the one at its front tells of that.
+fn has_copy(disk: &File, bytes: u64) -> bool {
+    let mut sector = [0; 512];
+    disk.read_exact_at(&mut sector, bytes - 512).unwrap();
+    sector.starts_with(b"EFI PART")
+}
+
+fn has_front(disk: &File, bytes: u64) -> bool {
+    let mut number = [0; 8];
+    disk.read_exact_at(&mut number, 512 + 32).unwrap();
+    u64::from_le_bytes(number) == bytes / 512 - 1
+}
+
+/// Between the copies of the table, behind them, and while the file system grows: the next grow goes on from there, and
+/// nothing is lost.
+#[test]
+fn a_grow_that_the_guest_s_end_or_the_agent_s_cuts_off_is_ended_by_the_next() {
+    let disk = place("cut-off");
+    partitioned(&disk, 64, "gpt", &["mke2fs", "-q", "-t", "ext4"]);
+    let drive = format!("file={},format=raw,if=none,id=disk0", disk.display());
+    let mut own = Own::ready(&Options {
+        qemu: &["-drive", &drive, "-device", "virtio-blk-pci,drive=disk0"],
+        ..Default::default()
+    });
+    let mount = "mkdir -p /srv/a && mount /dev/vda2 /srv/a";
+    own.node.sh("db1", mount);
+    let make =
+        "head -c 9000000 /dev/urandom >/srv/a/file && cd /srv/a && sha256sum file >sum && sync";
+    own.node.sh("db1", make);
+    let image = File::open(&disk).unwrap();
+    let sees: [fn(&File, u64) -> bool; 2] = [has_copy, has_front];
+    for (mib, sees) in [512, 768, 1024]
+        .into_iter()
+        .zip(sees.into_iter().map(Some).chain([None]))
+    {
+        let bytes = mib * MIB;
+        let size = json!({ "device": "disk0", "size": bytes });
+        own.vm.qmp().run("block_resize", size);
+        let sectors = bytes / 512;
+        let line = format!("until [ $(cat /sys/block/vda/size) = {sectors} ]; do sleep 0.05; done");
+        own.node.sh("db1", &line);
+        if let Some(sees) = sees {
+            let grow = own.node.begin(&["grow", "db1", "/srv/a"]);
+            wait_until("the table", PATIENCE, || sees(&image, bytes));
+            own.vm.kill();
+            drop(grow);
+            own.vm.start_again();
+            own.node.wait_usable("db1");
+            own.node.sh("db1", mount);
+        } else {
+            // The agent and its worker, as soon as the kernel has the new partition.
+            let line = "old=$(cat /sys/class/block/vda2/size); echo waits >/tmp/waits; \
+                while [ $(cat /sys/class/block/vda2/size) = $old ]; do :; done; \
+                kill -KILL $(grep -ls ^quantix-kvm-age /proc/[0-9]*/comm | cut -d/ -f3)";
+            own.node.cli(&["exec", "db1", "--detach", "--", line]).ok();
+            own.node
+                .sh("db1", "until [ -e /tmp/waits ]; do sleep 0.05; done");
+            let agents = own.agents();
+            let said = own.node.cli(&["grow", "db1", "/srv/a"]);
+            assert_ne!(said.status, 0, "{said:?}");
+            wait_until("the next agent", PATIENCE, || {
+                !own.agents().contains(&agents[0])
+            });
+        }
+        own.node
+            .sh("db1", "cd /srv/a && sha256sum -c sum >/dev/null");
+        let said = own.node.cli(&["grow", "db1", "/srv/a", "--json"]).json();
+        assert_eq!(said["partition"]["after"], (mib - 3) * MIB, "{said}");
+        assert_eq!(said["filesystem"]["after"], (mib - 3) * MIB, "{said}");
+        // Measured anew.
+        let said = own
+            .node
+            .cli(&["grow", "db1", "/srv/a", "--dry-run", "--json"])
+            .json();
+        assert_eq!(said["filesystem"]["before"], (mib - 3) * MIB, "{said}");
+    }
+    own.node.sh(
+        "db1",
+        "cd /srv/a && sha256sum -c sum >/dev/null && cd / && umount /srv/a && sync",
+    );
+    drop(own);
+    let name = disk.to_str().unwrap();
+    let verify = r#"sgdisk -v "$1" | grep "^No problems""#;
+    system(&["sh", "-c", verify, "sh", name]);
+    let cut = cut_out(&disk, 2 * MIB, 1021 * MIB);
+    system(&["e2fsck", "-fn", cut.to_str().unwrap()]);
+    fs::remove_file(cut).unwrap();
+    fs::remove_file(disk).unwrap();
 }
