@@ -20,6 +20,8 @@ case $cache in /*) ;; *) cache=$root/$cache ;; esac
 # What Debian calls standard in a server, and what the tests look at. LVM and XFS have modules of the kernel.
 packages=systemd-sysv,dbus,libpam-systemd,udev,kmod,login,passwd,util-linux,e2fsprogs,xfsprogs,lvm2
 packages=$packages,iproute2,ifupdown,isc-dhcp-client,openssh-server
+# What Ansible needs in a guest, and how somebody there becomes root.
+packages=$packages,python3,python3-apt,sudo
 
 # Work of every boot that nobody here waits for, each a second or more where a processor is emulated.
 masked="apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer

@@ -20,9 +20,9 @@ requirements:
   - qx-node, with its daemon, on the KVM host
   - quantix-kvm-agent in the VM
 notes:
-  - Whoever may talk to the daemon of C(qx-node) is root in every VM. See the option O(executable) for a host where
+  - Whoever may talk to the daemon of C(qx-node) is root in every VM. See the option C(executable) for a host where
     you log in as somebody else.
-  - There is no terminal. For O(ansible.builtin.su#become:become_method=su) that asks for a password, C(su) has to
+  - There is no terminal. For C(become_method=su) that asks for a password, C(su) has to
     read it from its standard input, as that of util-linux does. As root, which is the default, none is asked for.
 options:
   vm:
@@ -92,7 +92,7 @@ options:
       - name: ansible_qx_node_kvm_host
   ssh_executable:
     description:
-      - The C(ssh) that is used with O(kvm_host).
+      - The C(ssh) that is used with C(kvm_host).
     type: str
     default: ssh
     ini:
@@ -115,7 +115,7 @@ options:
       - name: ansible_qx_node_ssh_args
   timeout:
     description:
-      - So many seconds may pass until O(kvm_host) has answered, and until a become method has asked for its password.
+      - So many seconds may pass until C(kvm_host) has answered, and until a become method has asked for its password.
       - A VM that does not answer is given up by C(qx-node) itself, after 5 seconds without a session and 10 seconds
         within one.
     type: int

@@ -8,12 +8,12 @@ name: qx_node
 short_description: The virtual machines that qx-node has a channel to
 description:
   - Lists the VMs of a KVM host, or of several, by C(qx-node vms --json).
-  - All are in the group C(qx_node), whose connection is P(quantix.kvm.qx_node#connection). Each is in a group of its
-    state, as C(qx_state_ready), of its system, as C(qx_os_debian_12), and with O(kvm_hosts) of its KVM host, as
+  - All are in the group C(qx_node), whose connection is C(quantix.kvm.qx_node). Each is in a group of its
+    state, as C(qx_state_ready), of its system, as C(qx_os_debian_12), and with C(kvm_hosts) of its KVM host, as
     C(qx_host_kvm1).
   - The file's name ends in C(qx_node.yml) or C(qx_node.yaml).
   - What a guest says of itself is never taken for a template, and shortened where it is long. It can put itself into
-    a group of C(qx_os_) and, by way of O(keyed_groups) and O(groups), into those that you make of its words. Let no
+    a group of C(qx_os_) and, by way of C(keyed_groups) and C(groups), into those that you make of its words. Let no
     secret depend on them.
 author:
   - The Quantix authors
@@ -33,13 +33,13 @@ options:
   kvm_hosts:
     description:
       - The KVM hosts, each as C(ssh) takes it. With none, it is the one on which Ansible runs.
-      - VMs of different KVM hosts that have the same name are an error, but with O(qualify).
+      - VMs of different KVM hosts that have the same name are an error, but with C(qualify).
     type: list
     elements: str
     default: []
   qualify:
     description:
-      - VMs are called C(VM.HOST), with what stands in O(kvm_hosts) between C(@) and a port.
+      - VMs are called C(VM.HOST), with what stands in C(kvm_hosts) between C(@) and a port.
     type: bool
     default: false
   skip_unreachable:
@@ -63,22 +63,34 @@ options:
     default: qx-node
     env:
       - name: ANSIBLE_QX_NODE_EXECUTABLE
+    ini:
+      - section: qx_node
+        key: executable
   control:
     description: As in the connection plugin.
     type: str
     default: ""
     env:
       - name: ANSIBLE_QX_NODE_CONTROL
+    ini:
+      - section: qx_node
+        key: control
   ssh_executable:
     description: As in the connection plugin.
     type: str
     default: ssh
+    ini:
+      - section: qx_node
+        key: ssh_executable
   ssh_args:
     description: As in the connection plugin.
     type: str
     default: -o ControlMaster=auto -o ControlPersist=60s -o ControlPath=~/.ansible/cp/qx-%C
     env:
       - name: ANSIBLE_QX_NODE_SSH_ARGS
+    ini:
+      - section: qx_node
+        key: ssh_args
   timeout:
     description: Each KVM host has to have answered after so many seconds.
     type: int
