@@ -175,6 +175,7 @@ all:
     ansible_connection: quantix.kvm.qx_node
 """
 
+import errno
 import os
 import secrets
 import selectors
@@ -242,10 +243,8 @@ class Connection(ConnectionBase):
         except OSError as e:
             raise AnsibleError("cannot read %s: %s" % (to_text(in_path), e)) from e
         with source:
-            mode = os.fstat(source.fileno()).st_mode & 0o777
-            # It is nobody else's to read until it has the mode that it is to have.
-            line = 'umask 077 && cat >"$1" && chmod "$2" "$1"'
-            words = ["/bin/sh", "-c", line, "sh", to_text(out_path), "%04o" % mode]
+            # It is nobody else's to read, until Ansible gives it the mode that it is to have.
+            words = ["/bin/sh", "-c", 'umask 077 && exec cat >"$1"', "sh", to_text(out_path)]
             status, _out, err = self._exec(words, True, stdin=source)
         if status != 0:
             raise AnsibleError("cannot write %s in the VM: %s" % (to_text(out_path), _last(err)))
@@ -292,10 +291,17 @@ class Connection(ConnectionBase):
         words += [node.vm(self._vm()), "--"] + command
         host = self.get_option("kvm_host")
         words = node.qx_node(self, host, "exec", words)
+        for word in words:
+            try:
+                word.encode("utf-8")
+            except UnicodeEncodeError as e:
+                raise AnsibleError("not valid UTF-8, which the channel needs: %r" % word[-200:]) from e
         display.vvvv("RUN %s" % shlex.join(words), host=self._vm())
         try:
             process = Process(words, stdin if with_input else None, stdout)
         except OSError as e:
+            if e.errno == errno.E2BIG:
+                raise AnsibleError("the command is too long: copy it and run it there") from e
             raise AnsibleConnectionFailure("cannot run %s: %s" % (words[0], e)) from e
         try:
             if become is not None:
