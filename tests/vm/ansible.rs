@@ -135,7 +135,9 @@ fn a_guest_without_python_or_network_is_worked_in_and_one_that_is_off_is_unreach
     own.vm.kill();
     own.node.wait_state("db1", "connecting");
     let others = ansible.file("others", "off1 ansible_connection=quantix.kvm.qx_node\n");
-    let played = ansible.play(&hosts, "bare.yml", &["-i", &others]);
+    // Each task would wait for it.
+    let one = ["--start-at-task", "There is no Python"];
+    let played = ansible.play(&hosts, "bare.yml", &[&["-i", &others], &one[..]].concat());
     assert_eq!(played.status, 4, "{}", played.said);
     for host in ["db1", "off1"] {
         assert_eq!(played.count(host, "unreachable"), 1, "{}", played.said);
