@@ -110,10 +110,14 @@ pub fn exec(typed: &Typed) -> Result<u8, Trouble> {
 
 /// For programs: how the command ended.
 fn outcome_words(answer: &agent::ExecuteResponse) -> String {
-    match (answer.timed_out, answer.signal) {
+    let how = match (answer.timed_out, answer.signal) {
         (true, _) => "timeout".to_owned(),
         (_, 0) => format!("exit {}", answer.exit_code),
         (_, signal) => format!("signal {signal}"),
+    };
+    match answer.truncated {
+        true => how + " incomplete",
+        false => how,
     }
 }
 
@@ -175,8 +179,9 @@ pub fn show_outcome(
     io::stdout().flush()?;
     let mut err = io::stderr().lock();
     let _ = err.write_all(&answer.stderr);
-    if answer.truncated {
-        let kept = answer.stdout.len() + answer.stderr.len();
+    let kept = answer.stdout.len() + answer.stderr.len();
+    // What was lost of a stream has been told of where it was.
+    if answer.truncated && kept > 0 {
         let _ = writeln!(
             err,
             "qx-node: output cut after {kept} bytes; write it to a file and cp that"

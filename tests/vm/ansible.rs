@@ -44,6 +44,7 @@ impl Ansible {
             .args(words)
             .current_dir(&self.dir)
             .env("ANSIBLE_CONFIG", self.dir.join("ansible.cfg"))
+            .env("HOME", &self.dir)
             .env("ANSIBLE_HOME", self.dir.join("home"))
             .env("ANSIBLE_COLLECTIONS_PATH", self.dir.join("collections"))
             .env("ANSIBLE_NOCOLOR", "1")
@@ -179,7 +180,8 @@ const SSH: &str = r#"
     case $2 in
         dead) echo "ssh: connect to host dead port 22: No route to host" >&2; exit 255 ;;
     esac
-    KVM_HOST=${2#*@} exec sh -c "$3"
+    host=${2#*@}
+    KVM_HOST=${host%:2222} exec sh -c "$3"
 "#;
 
 /// What `qx-node vms --json` has of a VM.
@@ -305,8 +307,8 @@ fn vms_of_several_hosts_are_one_fleet() {
         );
         ansible.list(&ansible.file("fleet.qx_node.yml", text))
     };
-    let both = "root@kvm1.example.org, kvm2";
-    let why = "two VMs are named web1, on root@kvm1.example.org and on kvm2";
+    let both = "'ssh://root@kvm1.example.org:2222', kvm2";
+    let why = "two VMs are named web1, on ssh://root@kvm1.example.org:2222 and on kvm2";
     let said = list(both, "").stderr;
     assert!(said.contains(why), "{said}");
 
@@ -316,7 +318,8 @@ fn vms_of_several_hosts_are_one_fleet() {
     assert_eq!(hosts(&found, "qx_host_kvm2"), all[1..]);
     let of = &found["_meta"]["hostvars"][all[0]];
     assert_eq!(of["ansible_qx_node_vm"]["__ansible_unsafe"], "web1");
-    assert_eq!(of["ansible_qx_node_kvm_host"], "root@kvm1.example.org");
+    let there = "ssh://root@kvm1.example.org:2222";
+    assert_eq!(of["ansible_qx_node_kvm_host"], there);
 
     // What does not answer is not left out unseen.
     let said = list("kvm2, dead", "");

@@ -85,7 +85,8 @@ options:
   ssh_args:
     description: As in the connection plugin.
     type: str
-    default: -o ControlMaster=auto -o ControlPersist=60s -o ControlPath=~/.ansible/cp/qx-%C
+    default: >-
+      -o ServerAliveInterval=15 -o ControlMaster=auto -o ControlPersist=60s -o ControlPath=~/.ansible/cp/qx-%C
     env:
       - name: ANSIBLE_QX_NODE_SSH_ARGS
     ini:
@@ -252,7 +253,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
 def _short(host):
     """The name in what ssh takes for a host."""
-    return re.sub(r"^ssh://|:\d+$", "", host).rpartition("@")[2].partition("/")[0]
+    if host.startswith("ssh://"):
+        host = re.sub(r":\d+$", "", host[len("ssh://") :])
+    return host.rpartition("@")[2]
 
 
 def _facts(vm, host):
