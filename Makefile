@@ -49,9 +49,10 @@ soak-vm: ## all faults in a real VM, again and again until one test fails; ROUND
 	    round=$$((round + 1)); \
 	done
 
-check-deep: ## what takes too long for `make test`: 200 freezes with the host killed meanwhile
+check-deep: ## what takes too long for `make test`: 200 freezes with the host killed, a Debian's networks
 	tests/vm/install.sh
 	QX_FREEZE_ROUNDS=200 cargo test --test main -- vm::ops::freeze::whenever
+	cargo test --test main -- --ignored vm::debian::network
 
 fuzz: ## random inputs that learn from the code's paths; SECONDS=N for each target
 	@tests/fuzz/run.sh $(SECONDS)

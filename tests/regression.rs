@@ -117,7 +117,7 @@ fn a_client_that_came_when_no_descriptor_was_left_is_served_later() {
     let node = Node { process, dir };
     node.wait_control();
     let mut clients: Vec<_> = (0..30).map(|_| node.client()).collect();
-    node.process.wait_log("accept: ");
+    node.process.wait_log("no file descriptor left");
     let mut last = clients.pop().unwrap();
     drop(clients);
     last.send(1, "", node_message::Body::ListVms(node::ListVms {}));

@@ -28,6 +28,9 @@ mod ops;
 // The same where it needs systemd: a Debian, with its own tools beside ours.
 mod debian;
 
+// Fleets: Ansible, by the collection that is ours.
+mod ansible;
+
 // What doctor says of each thing that can be wrong, with a real QEMU and a real libvirt.
 mod diagnosis;
 mod libvirt;

@@ -115,6 +115,11 @@ pub const COMMANDS: &[Command] = &[
                 None,
                 "keep it, whoever leaves: print its job number",
             ),
+            option(
+                "outcome",
+                "WORD",
+                "end stderr with a line: WORD exit N, signal N or timeout",
+            ),
             JSON,
             CONTROL,
             DIRECT,

@@ -52,6 +52,9 @@ pub fn exec(typed: &Typed) -> Result<u8, Trouble> {
                 "--detach leaves the command without us: no -i, no -t",
             ));
         }
+        if typed.has("outcome") {
+            return Err(usage("--detach knows no outcome; attach shows it"));
+        }
         let mut client = client(typed)?;
         let id = client.ask_agent(name, Body::Execute(request))?;
         let Body::ExecuteResponse(answer) = client.wait_agent(id)? else {
@@ -61,6 +64,10 @@ pub fn exec(typed: &Typed) -> Result<u8, Trouble> {
             return print_json(&report::started_json(name, &answer));
         }
         return print(&format!("{}\n", answer.job));
+    }
+    let word = text("outcome")?;
+    if typed.has("outcome") && (word.is_empty() || word.contains(char::is_whitespace)) {
+        return Err(usage("--outcome takes one word"));
     }
     let input = match (typed.has("interactive"), typed.has("tty")) {
         (_, true) if io::stdin().is_terminal() => Input::Terminal,
@@ -91,7 +98,27 @@ pub fn exec(typed: &Typed) -> Result<u8, Trouble> {
         from: [0, 0],
     };
     let answer = live::run(&|| client(typed), asked)?;
-    show_outcome(typed, name, &answer)
+    let status = show_outcome(typed, name, &answer)?;
+    if !word.is_empty() {
+        // On a line of its own, whatever the command has left stderr at. There is none where the command did not
+        // come to its end: that is how a program tells its statuses from ours.
+        writeln!(io::stderr(), "\n{word} {}", outcome_words(&answer))
+            .map_err(|e| Trouble::Local(format!("stderr: {e}")))?;
+    }
+    Ok(status)
+}
+
+/// For programs: how the command ended.
+fn outcome_words(answer: &agent::ExecuteResponse) -> String {
+    let how = match (answer.timed_out, answer.signal) {
+        (true, _) => "timeout".to_owned(),
+        (_, 0) => format!("exit {}", answer.exit_code),
+        (_, signal) => format!("signal {signal}"),
+    };
+    match answer.truncated {
+        true => how + " incomplete",
+        false => how,
+    }
 }
 
 /// `qx-node shell`
@@ -152,8 +179,9 @@ pub fn show_outcome(
     io::stdout().flush()?;
     let mut err = io::stderr().lock();
     let _ = err.write_all(&answer.stderr);
-    if answer.truncated {
-        let kept = answer.stdout.len() + answer.stderr.len();
+    let kept = answer.stdout.len() + answer.stderr.len();
+    // What was lost of a stream has been told of where it was.
+    if answer.truncated && kept > 0 {
         let _ = writeln!(
             err,
             "qx-node: output cut after {kept} bytes; write it to a file and cp that"

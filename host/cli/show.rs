@@ -28,7 +28,7 @@ pub struct Show {
     escaped: Vec<u8>,
     keep: bool,
     pub kept: Vec<u8>,
-    /// More came than is kept.
+    /// More came than is kept, or than we were told of.
     pub lost: bool,
 }
 
@@ -66,6 +66,7 @@ impl Show {
         received.map_err(|_| unexpected())?;
         self.cursor += chunk.skipped + chunk.data.len() as u64;
         if chunk.skipped > 0 {
+            self.lost = true;
             let (lost, name) = (chunk.skipped, self.stream.as_str_name());
             let name = name.trim_start_matches("STREAM_").to_lowercase();
             let _ = writeln!(

@@ -146,6 +146,80 @@ fn output_is_the_commands_byte_by_byte_and_as_it_comes() {
 }
 
 #[test]
+fn an_outcome_tells_the_commands_statuses_from_ours() {
+    let (node, mut vm) = Node::with_vm("vm");
+    let run = |line| {
+        node.run(&[
+            "exec",
+            "vm",
+            "--timeout",
+            "60",
+            "--outcome",
+            "W",
+            "--",
+            line,
+        ])
+    };
+    // What it writes stays as it is: the line begins with a line feed of its own.
+    for (line, status, outcome) in [
+        ("printf out; printf err >&2", 0, "err\nW exit 0\n"),
+        ("echo err >&2; exit 125", 125, "err\n\nW exit 125\n"),
+        ("exit 2", 2, "\nW exit 2\n"),
+        ("exit 124", 124, "\nW exit 124\n"),
+        ("exit 143", 143, "\nW exit 143\n"),
+        ("kill -TERM $$", 143, "\nW signal 15\n"),
+    ] {
+        let said = run(line);
+        assert_eq!((said.status, &said.stderr[..]), (status, outcome), "{line}");
+    }
+    let words = [
+        "exec",
+        "vm",
+        "--timeout",
+        "1",
+        "--outcome",
+        "W",
+        "--",
+        "exec sleep 1000",
+    ];
+    let said = node.run(&words);
+    assert_eq!(said.status, 124);
+    assert!(said.stderr.ends_with("\n\nW timeout\n"), "{said:?}");
+    // What did not come to its end has none, nor has what was never begun.
+    for words in [
+        &[
+            "exec",
+            "vm",
+            "--outcome",
+            "W",
+            "--user",
+            "nobody-here",
+            "--",
+            "true",
+        ][..],
+        &["exec", "other", "--outcome", "W", "--", "true"],
+    ] {
+        let said = node.run(words);
+        assert_eq!(said.status, 125, "{said:?}");
+        assert!(!said.stderr.contains('W'), "{said:?}");
+    }
+    let line = "echo ready; read x; exit 3";
+    let words = ["exec", "-i", "vm", "--outcome", "W", "--", line];
+    let mut live = Live::start(&mut node.command(&words));
+    assert_eq!(live.line(), "ready");
+    node.restart_agent(&mut vm);
+    let said = live.end();
+    assert_eq!(said.status, 125, "{said:?}");
+    assert!(!said.stderr.contains('W'), "{said:?}");
+    for word in ["", "two words"] {
+        let said = node.run(&["exec", "vm", "--outcome", word, "--", "true"]);
+        assert!(said.trouble(2).contains("--outcome takes one word"));
+    }
+    let words = ["exec", "vm", "--detach", "--outcome", "W", "--", "true"];
+    node.run(&words).trouble(2);
+}
+
+#[test]
 fn a_reader_that_has_had_enough_ends_the_command() {
     let (node, _vm) = Node::with_vm("vm");
     let mark = node.dir.text("mark");

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
 use crate::util::node::{Node, qx};
-use crate::util::{Dir, PATIENCE, Process, Said, until, until_so};
+use crate::util::{Dir, PATIENCE, Process, Said, children, signal, until, until_so};
 
 /// A daemon with this in its file.
 fn with_file(text: &str) -> Node {
@@ -216,6 +216,10 @@ fn a_log_file_has_a_line_an_event_and_a_noisy_vm_has_its_share() {
         mut process,
         dir: _dir,
     } = node;
+    // As systemd ends a unit: all of its processes are told.
+    for child in children(process.pid()) {
+        signal(child, "TERM");
+    }
     process.signal("TERM");
     assert!(process.wait().success());
     until_so("its last word", || read().ends_with(" info stopping\n"));

@@ -203,6 +203,28 @@ fn who_comes_too_late_is_told_how_much_was_overwritten() {
 }
 
 #[test]
+fn an_outcome_tells_that_output_was_lost_with_an_agent() {
+    let (node, mut vm) = Node::with_vm("vm");
+    let (seen, written) = (node.dir.gate("seen"), node.dir.join("written"));
+    let line = format!(
+        "echo begun; {seen}; kill -KILL {}; seq 1 200000; echo > {}; exit 3",
+        vm.agent.pid(),
+        written.display()
+    );
+    let mut exec = node.begin(&["exec", "vm", "--outcome", "W", "--", &line]);
+    exec.wait_output(1);
+    node.dir.open("seen");
+    vm.agent.wait();
+    until_so("all of its output", || written.exists());
+    vm.agent = spawn(&node.dir, "vm.port", &[]);
+    let said = exec.end();
+    assert_eq!(said.status, 3, "{}", said.stderr);
+    assert!(said.stderr.contains("are lost"), "{}", said.stderr);
+    let outcome = "\nW exit 3 incomplete\n";
+    assert!(said.stderr.ends_with(outcome), "{}", said.stderr);
+}
+
+#[test]
 fn only_so_many_run_and_only_so_many_results_are_kept() {
     let (node, _vm) = Node::with_vm("vm");
     for n in 1..=20 {

@@ -4,6 +4,7 @@
 //! A boot takes an emulated processor a while, so each of the three guests here is asked everything, in order.
 
 mod accounts;
+mod fleet;
 mod freeze;
 mod inventory;
 mod names;
@@ -131,6 +132,7 @@ fn a_debian_is_run_beside_its_own_tools() {
     accounts::keys_and_sessions_are_sshs_and_logins(&guest);
     inventory::processes_and_memory_are_those_of_its_tools(&guest);
     names::are_those_of_hostnamed_and_timedated(&guest);
+    fleet::is_what_a_playbook_says(&guest);
     power::what_is_due_is_told_and_taken_back(&guest);
     power::a_clone_has_its_own_identity(&guest);
     power::it_starts_again_and_switches_off_in_order(&guest);

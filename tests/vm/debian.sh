@@ -22,6 +22,8 @@ packages=systemd-sysv,dbus,libpam-systemd,udev,kmod,login,passwd,util-linux,e2fs
 packages=$packages,iproute2,ifupdown,isc-dhcp-client,openssh-server
 # Who else configures interfaces; systemd brings its own.
 packages=$packages,network-manager,netplan.io
+# What Ansible needs in a guest, and how somebody there becomes root.
+packages=$packages,python3,python3-apt,sudo
 
 # Work of every boot that nobody here waits for, each a second or more where a processor is emulated.
 masked="apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer

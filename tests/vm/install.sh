@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the VM tests need and this machine lacks: QEMU for x86, a static busybox, cpio, a C
 # compiler with a static libc, make, mke2fs, mkfs.xfs, mkfs.btrfs, sfdisk, sgdisk, socat, tmux, libvirt,
-# debootstrap, Prometheus, and the tools that unpack kernel packages.
+# debootstrap, ssh, Ansible, Prometheus, and the tools that unpack kernel packages.
 #
 #   usage: tests/vm/install.sh
 #
@@ -50,6 +50,8 @@ missing() {
     PATH=$PATH:/usr/sbin:/sbin have sgdisk || echo gdisk
     have python3 || echo python3
     have prometheus && have promtool || echo prometheus
+    have ssh && have ssh-keygen || echo openssh-client
+    have ansible-playbook && have ansible-doc || echo ansible-core
 }
 
 translate() {
@@ -68,6 +70,8 @@ translate() {
         dnf:libvirt-daemon-system) echo libvirt-daemon-driver-qemu libvirt-daemon ;;
         apk:libvirt-daemon-system) echo libvirt-daemon libvirt-qemu ;;
         dnf:xz-utils | apk:xz-utils) echo xz ;;
+        dnf:openssh-client) echo openssh-clients ;;
+        apk:openssh-client) echo openssh-client-default openssh-keygen ;;
         *) echo "$1" ;;
     esac
 }

@@ -125,6 +125,7 @@ fn usual_with_dns(number: usize) -> String {
 }
 
 #[test]
+#[ignore = "issue 6: minutes of an emulated boot; `make check-deep` runs it"]
 fn a_debian_s_interfaces_are_configured_by_whoever_has_them() {
     let guest = Guest::boot_with(&[], MANAGERS.len());
     guest.sh(PREPARE);
