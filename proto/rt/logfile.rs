@@ -85,30 +85,43 @@ fn start(path: &Path) -> io::Result<File> {
 }
 
 fn append(path: &Path, mut lines: File) {
-    let mut file = Rotated::new(path);
+    let mut writer = Writer::new(path);
     let mut buffer = [0; 16 * 1024];
-    let mut lost: Option<(usize, String)> = None;
     loop {
         match lines.read(&mut buffer) {
-            Ok(0) => return,
+            Ok(n) if n > 0 => writer.take(&buffer[..n]),
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return,
-            Ok(n) => {
-                let mut text = Vec::new();
-                if let Some((bytes, why)) = &lost {
-                    text = format!("{bytes} bytes of this log could not be written: {why}\n")
-                        .into_bytes();
-                }
-                text.extend_from_slice(&buffer[..n]);
-                match file.append(&text) {
-                    Ok(()) => lost = None,
-                    Err(e) => {
-                        let before = lost.map_or(0, |(bytes, _)| bytes);
-                        lost = Some((before + n, system_text(&e)));
-                    }
-                }
-            }
+            Ok(_) | Err(_) => return,
         }
+    }
+}
+
+/// Writes lines, and knows what was lost of them.
+struct Writer<'a> {
+    file: Rotated<'a>,
+    /// Bytes since something was written last, and why.
+    lost: Option<(usize, String)>,
+}
+
+impl<'a> Writer<'a> {
+    const fn new(path: &'a Path) -> Self {
+        let file = Rotated::new(path);
+        Self { file, lost: None }
+    }
+
+    fn take(&mut self, lines: &[u8]) {
+        let mut text = Vec::new();
+        if let Some((bytes, why)) = &self.lost {
+            text = format!("{bytes} bytes of this log could not be written: {why}\n").into_bytes();
+        }
+        text.extend_from_slice(lines);
+        self.lost = match self.file.append(&text) {
+            Ok(()) => None,
+            Err(e) => {
+                let before = self.lost.take().map_or(0, |(bytes, _)| bytes);
+                Some((before + lines.len(), system_text(&e)))
+            }
+        };
     }
 }
 
@@ -181,21 +194,16 @@ mod tests {
     #[test]
     fn what_the_disk_does_not_take_is_counted() {
         let dir = directory();
-        let (lines, mut pipe) = pipe().unwrap();
         let path = dir.join("missing/log");
-        let reader = process::spawn_for_test(|| {
-            append(&path, lines);
-            0
-        });
-        pipe.write_all(b"lost\n").unwrap();
-        // The child has taken it before the directory is there.
-        while super::super::sys::fd::unread(&pipe) > 0 {}
+        let mut writer = Writer::new(&path);
+        writer.take(b"lost\n");
+        writer.take(b"too\n");
         fs::create_dir(dir.join("missing")).unwrap();
-        pipe.write_all(b"kept\n").unwrap();
-        drop(pipe);
-        process::wait(reader.unwrap()).unwrap();
+        writer.take(b"kept\n");
+        writer.take(b"and this\n");
+        let why = "9 bytes of this log could not be written: No such file or directory";
         let text = fs::read_to_string(&path).unwrap();
-        assert!(text.ends_with("kept\n"), "{text}");
+        assert_eq!(text, format!("{why}\nkept\nand this\n"));
         fs::remove_dir_all(dir).unwrap();
     }
 }
