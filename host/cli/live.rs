@@ -51,6 +51,9 @@ pub const MAX_KEPT: usize = 16 * 1024 * 1024;
 /// POLLOUT says no more than that a pipe takes this much at once (PIPE_BUF, pipe(7)).
 pub const AT_ONCE: usize = 4096;
 
+/// Set for one that runs beside others: whoever types Ctrl-C sees none of them.
+pub const ONE_OF_MANY: &str = "QX_NODE_ONE_OF_MANY";
+
 /// This many times Ctrl-C is the command's to act on; once more, and it is ended.
 const INTERRUPTS: u32 = 2;
 
@@ -384,7 +387,7 @@ impl Live<'_> {
                 } else {
                     self.tell(Body::Signal(agent::Signal { number }))?;
                 }
-                if self.interrupts == INTERRUPTS && io::stderr().is_terminal() {
+                if self.interrupts == INTERRUPTS && std::env::var_os(ONE_OF_MANY).is_none() {
                     let _ = writeln!(io::stderr(), "\nqx-node: once more ends the command");
                 }
             }

@@ -7,6 +7,7 @@ use mio::net::UnixStream;
 use quantix::error::Failure;
 use quantix::message::node::{NodeMessage, node_message};
 use quantix::message::{AgentMessage, Body, message};
+use quantix::rt::log::Level;
 use quantix::time::Time;
 
 use super::broker::{CallKey, ClientKey};
@@ -36,12 +37,15 @@ impl Daemon {
             match listener.accept() {
                 // Dropping it here disconnects it.
                 Ok(_) if self.clients.len() >= MAX_CLIENTS => {
+                    let line = format_args!("{MAX_CLIENTS} clients are connected");
                     self.log
-                        .warning(format_args!("{MAX_CLIENTS} clients are connected"));
+                        .about(&mut self.said_of_clients, Level::Warning, line);
                 }
                 Ok((stream, _)) => {
                     if let Err(e) = self.add_client(stream) {
-                        self.log.warning(format_args!("client not taken: {e}"));
+                        let line = format_args!("client not taken: {e}");
+                        self.log
+                            .about(&mut self.said_of_clients, Level::Warning, line);
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -49,7 +53,11 @@ impl Daemon {
                 Err(e) => {
                     match is_short(&e) {
                         true => self.warn_of_descriptors(now),
-                        false => self.log.warning(format_args!("accept: {e}")),
+                        false => self.log.about(
+                            &mut self.said_of_clients,
+                            Level::Warning,
+                            format_args!("accept: {e}"),
+                        ),
                     }
                     self.accept_at = Some(now + ACCEPT_AGAIN);
                     return;
@@ -94,7 +102,9 @@ impl Daemon {
         self.to_write.remove(&key);
         self.journal.forget(key);
         if why != "left" {
-            self.log.warning(format_args!("client disconnected: {why}"));
+            let line = format_args!("client disconnected: {why}");
+            self.log
+                .about(&mut self.said_of_clients, Level::Warning, line);
         }
         for call in self.broker.of_client(key).collect::<Vec<_>>() {
             self.cancel_in_guest(call);

@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token};
-use quantix::rt::log::Log;
+use quantix::rt::log::{Log, Rate};
 use quantix::rt::signal::{Signal, Signals};
 use quantix::rt::sys::inotify::Watch;
 use quantix::rt::sys::process;
@@ -101,6 +101,11 @@ const SCAN_PAUSE: Duration = Duration::from_millis(200);
 /// That descriptors are short is said so often.
 const SHORT_PAUSE: Duration = Duration::from_secs(3600);
 
+/// Log lines about clients: so many at once, and another after each pause.
+const LINES: u32 = 20;
+/// See [`LINES`].
+const LINE_EVERY: Duration = Duration::from_secs(1);
+
 /// VMs that are read from in one turn, and VMs whose time has come: so many that a client never waits for long. Those
 /// that somebody waits for come first, and all of them.
 const VMS_A_TURN: usize = 32;
@@ -138,6 +143,8 @@ pub struct Daemon {
     /// VMs that are off, in the order in which they went.
     absent: BTreeSet<(Time, VmKey)>,
     clients: BTreeMap<ClientKey, Client>,
+    /// Log lines about clients.
+    said_of_clients: Rate,
     broker: Broker,
     deadlines: Deadlines<VmKey>,
     queues: Queues,
@@ -198,6 +205,7 @@ impl Daemon {
             names: BTreeMap::new(),
             absent: BTreeSet::new(),
             clients: BTreeMap::new(),
+            said_of_clients: Rate::new(LINES, LINE_EVERY),
             broker: Broker::new(random::number()),
             deadlines: Deadlines::new(),
             queues: Queues::new(QUEUES),

@@ -10,6 +10,7 @@ use quantix::rt::sys::fd::Wait;
 use quantix::rt::sys::process::{Signal, signal};
 
 use super::super::Trouble;
+use super::super::live::ONE_OF_MANY;
 
 /// Which of its streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,7 @@ impl Child {
         let mut process = process::Command::new("/proc/self/exe")
             .arg(command)
             .args(words)
+            .env(ONE_OF_MANY, "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
