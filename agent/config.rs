@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use quantix::rt::conf;
 use quantix::rt::log::Level;
 
 /// Where the file is looked for without `--config`.
@@ -39,20 +40,7 @@ pub fn read(path: &Path) -> std::io::Result<(Config, Vec<String>)> {
 
 fn parse(text: &str) -> (Config, Vec<String>) {
     let mut config = Config::default();
-    let mut faults = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let line = line.split('#').next().unwrap_or_default().trim();
-        if line.is_empty() {
-            continue;
-        }
-        let set = match line.split_once('=') {
-            Some((key, value)) => set(&mut config, key.trim(), value.trim()),
-            None => Err("is not of the form key = value".to_owned()),
-        };
-        if let Err(why) = set {
-            faults.push(format!("line {}: {line}: {why}", number + 1));
-        }
-    }
+    let faults = conf::parse(text, |key, value| set(&mut config, key, value));
     (config, faults)
 }
 

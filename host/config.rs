@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use quantix::error::Failure;
+use quantix::rt::conf;
 use quantix::rt::log::{Level, Target};
 
 use crate::daemon::TimeSync;
@@ -162,7 +163,7 @@ impl Source {
         match std::fs::read(self.path()) {
             Ok(text) => {
                 let text = String::from_utf8_lossy(&text);
-                let found = parse(&mut config, &text);
+                let found = conf::parse(&text, |key, value| config.set(key, value));
                 let path = self.path().display();
                 faults.extend(found.into_iter().map(|why| format!("{path}: {why}")));
             }
@@ -172,32 +173,21 @@ impl Source {
                 faults.push(Failure::system("read", &path, &e).message);
             }
         }
+        faults.extend(self.apply_typed(&mut config));
+        (config, faults)
+    }
+
+    /// Sets what was typed. What is wrong, a line each, is left as it is.
+    pub fn apply_typed(&self, config: &mut Config) -> Vec<String> {
+        let mut faults = Vec::new();
         for (key, value) in &self.typed {
             if let Err(why) = config.set(key, value) {
                 let option = key.replace('_', "-");
                 faults.push(format!("--{option} {why}, not {value}"));
             }
         }
-        (config, faults)
+        faults
     }
-}
-
-fn parse(config: &mut Config, text: &str) -> Vec<String> {
-    let mut faults = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let line = line.split('#').next().unwrap_or_default().trim();
-        if line.is_empty() {
-            continue;
-        }
-        let set = match line.split_once('=') {
-            Some((key, value)) => config.set(key.trim(), value.trim()),
-            None => Err("is not of the form key = value".to_owned()),
-        };
-        if let Err(why) = set {
-            faults.push(format!("line {}: {line}: {why}", number + 1));
-        }
-    }
-    faults
 }
 
 #[cfg(test)]
@@ -209,7 +199,7 @@ mod tests {
         let mut config = Config::default();
         let text = "# comment\nmetrics = 127.0.0.1:9912 # here\nwatchdog=maybe\nlog = /var/log/quantix-node.log\n\
             colour = red\nnonsense\ntextfile = here.prom\n";
-        let faults = parse(&mut config, text);
+        let faults = conf::parse(text, |key, value| config.set(key, value));
         assert_eq!(config.metrics, Some("127.0.0.1:9912".parse().unwrap()));
         assert_eq!(config.log, Target::File("/var/log/quantix-node.log".into()));
         assert_eq!((config.watchdog, &config.textfile), (false, &None));
@@ -236,7 +226,8 @@ mod tests {
             config.set(key, value).unwrap();
         }
         let mut again = Config::default();
-        assert_eq!(parse(&mut again, &config.text()), Vec::<String>::new());
+        let faults = conf::parse(&config.text(), |key, value| again.set(key, value));
+        assert_eq!(faults, Vec::<String>::new());
         assert_eq!(again, config);
         assert_eq!(Config::default().text().lines().count(), KEYS.len());
     }

@@ -244,10 +244,8 @@ fn serve(typed: &Typed) -> Result<u8, Trouble> {
         };
     }
     // What was typed wrong is not left at its default.
-    let mut probe = Config::default();
-    for (key, value) in &source.typed {
-        let wrong = |why| Trouble::Usage(format!("--{} {why}, not {value}", key.replace('_', "-")));
-        probe.set(key, value).map_err(wrong)?;
+    if let Some(why) = source.apply_typed(&mut Config::default()).pop() {
+        return Err(Trouble::Usage(why));
     }
     serve::serve(source).map(|()| 0).map_err(Trouble::Local)
 }

@@ -4,6 +4,7 @@
 pub mod authorized;
 pub mod check;
 pub mod civil;
+pub mod conf;
 pub mod crypt;
 pub mod log;
 pub mod logfile;
