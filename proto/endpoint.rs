@@ -395,9 +395,7 @@ impl Endpoint {
             self.fill_urgent();
             self.fill_lanes();
         }
-        if self.out.is_empty() {
-            self.out.relax();
-        }
+        self.out.relax();
         let next = self.out.next();
         (!next.is_empty()).then_some(next)
     }

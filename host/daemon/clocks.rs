@@ -26,12 +26,8 @@ pub enum TimeSync {
 impl TimeSync {
     /// `never`, `on-resume` or `restored`.
     pub fn parse(word: &str) -> Option<Self> {
-        match word {
-            "never" => Some(Self::Never),
-            "on-resume" => Some(Self::OnResume),
-            "restored" => Some(Self::Restored),
-            _ => None,
-        }
+        let mut all = [Self::Never, Self::OnResume, Self::Restored].into_iter();
+        all.find(|when| when.word() == word)
     }
 
     /// As [`parse`](Self::parse) takes it.

@@ -45,13 +45,8 @@ impl Level {
 
     /// `error`, `warning`, `info` or `debug`.
     pub fn parse(word: &str) -> Option<Self> {
-        match word {
-            "error" => Some(Self::Error),
-            "warning" => Some(Self::Warning),
-            "info" => Some(Self::Info),
-            "debug" => Some(Self::Debug),
-            _ => None,
-        }
+        let mut all = [Self::Error, Self::Warning, Self::Info, Self::Debug].into_iter();
+        all.find(|level| level.word() == word)
     }
 }
 
