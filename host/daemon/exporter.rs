@@ -72,7 +72,6 @@ struct Child {
 struct Textfile {
     path: PathBuf,
     next: Time,
-    is_written: bool,
     /// Why the last could not be written.
     trouble: Option<String>,
 }
@@ -103,15 +102,16 @@ impl Exporter {
         self.file = path.map(|path| Textfile {
             path,
             next: Time::default(),
-            is_written: false,
             trouble: None,
         });
     }
 
     /// What the file says would stand for ever.
     pub fn remove_file(&mut self) {
-        for (pid, _) in self.children.iter().filter(|(_, child)| child.is_file) {
-            process::signal_group(*pid, Signal::KILL);
+        for (pid, child) in &mut self.children {
+            if std::mem::take(&mut child.is_file) {
+                process::signal_group(*pid, Signal::KILL);
+            }
         }
         if let Some(file) = self.file.take() {
             let _ = std::fs::remove_file(file.path);
@@ -127,7 +127,7 @@ impl Exporter {
     pub fn poll_timeout(&self) -> Option<Time> {
         let asking = self.asking.values().map(|asking| asking.until).min();
         let children = self.children.values().map(|child| child.until).min();
-        let file = self.file.as_ref().filter(|file| !file.is_written);
+        let file = self.file.as_ref().filter(|_| !self.is_writing());
         let at = earliest(earliest(asking, children), file.map(|file| file.next));
         earliest(at, self.accept_at)
     }
@@ -136,7 +136,6 @@ impl Exporter {
     pub fn on_exit(&mut self, pid: Pid, ended: Ended) -> Option<String> {
         let child = self.children.remove(&pid)?;
         let file = self.file.as_mut().filter(|_| child.is_file)?;
-        file.is_written = false;
         let trouble = match ended {
             Ended::Exited(0) => None,
             Ended::Exited(errno) => Some(system_text(&io::Error::from_raw_os_error(errno))),
@@ -174,6 +173,11 @@ impl Exporter {
         };
         let asking = self.asking.remove(&key)?;
         Some((asked?, asking.stream))
+    }
+
+    /// A child writes the file.
+    fn is_writing(&self) -> bool {
+        self.children.values().any(|child| child.is_file)
     }
 
     fn is_busy(&self) -> bool {
@@ -232,24 +236,17 @@ impl Daemon {
                 child.until = now + PATIENCE;
             }
         }
-        if let Some(file) = self
-            .exporter
-            .file
-            .as_mut()
-            .filter(|file| !file.is_written && file.next <= now)
-        {
+        let is_writing = self.exporter.is_writing();
+        let file = self.exporter.file.as_mut();
+        if let Some(file) = file.filter(|file| !is_writing && file.next <= now) {
             file.next = now + FILE_EVERY;
-            file.is_written = true;
             let path = file.path.clone();
             let begun = self.begin_page(now, true, &[], |views, about| {
                 write_file(&path, views, about)
             });
             if let Err(e) = begun {
-                self.log
-                    .warning(format_args!("metrics not written: {}", system_text(&e)));
-                if let Some(file) = &mut self.exporter.file {
-                    file.is_written = false;
-                }
+                let why = system_text(&e);
+                self.log.warning(format_args!("metrics not written: {why}"));
             }
         }
     }

@@ -2,6 +2,7 @@
 //! or more. Names follow the rules of https://prometheus.io/docs/practices/naming/: base units, `_total` for what
 //! only grows. What guests say is cut, escaped and bounded in number before it becomes a label.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Write};
@@ -149,7 +150,7 @@ const STATES: [VmState; 6] = [
     VmState::Stalled,
 ];
 
-/// Lines of one family. It has no head if it has no line.
+/// Lines of one family, behind its head.
 struct Lines<'a> {
     out: &'a mut dyn Write,
     name: &'static str,
@@ -185,19 +186,17 @@ fn escaped(text: &str) -> String {
     plain(&text).replace('\\', "\\\\").replace('"', "\\\"")
 }
 
+/// Writes a VM's lines of a family.
+type Each = fn(&View, &mut Lines) -> io::Result<()>;
+
 struct Family {
     name: &'static str,
     kind: &'static str,
     help: &'static str,
-    each: fn(&View, &mut Lines) -> io::Result<()>,
+    each: Each,
 }
 
-const fn gauge(
-    name: &'static str,
-    help: &'static str,
-    each: fn(&View, &mut Lines) -> io::Result<()>,
-) -> Family {
-    let kind = "gauge";
+const fn family(name: &'static str, kind: &'static str, help: &'static str, each: Each) -> Family {
     Family {
         name,
         kind,
@@ -206,18 +205,12 @@ const fn gauge(
     }
 }
 
-const fn counter(
-    name: &'static str,
-    help: &'static str,
-    each: fn(&View, &mut Lines) -> io::Result<()>,
-) -> Family {
-    let kind = "counter";
-    Family {
-        name,
-        kind,
-        help,
-        each,
-    }
+const fn gauge(name: &'static str, help: &'static str, each: Each) -> Family {
+    family(name, "gauge", help, each)
+}
+
+const fn counter(name: &'static str, help: &'static str, each: Each) -> Family {
+    family(name, "counter", help, each)
 }
 
 fn of_vm(view: &View, lines: &mut Lines, value: &dyn Display) -> io::Result<()> {
@@ -248,15 +241,9 @@ fn bytes(view: &View, lines: &mut Lines, of: fn(&Telemetry) -> u64) -> io::Resul
 }
 
 fn mounts(view: &View, lines: &mut Lines, of: fn(&Disk) -> Option<u64>) -> io::Result<()> {
-    let disks = view.report.iter().flat_map(|report| &report.disks);
-    let disks = disks.filter(|disk| own::mount(&disk.filesystem, &disk.mount_point));
-    let mut told: Vec<&str> = Vec::new();
-    for disk in disks.take(MOST) {
-        // Two lines with the same labels spoil the whole page.
-        if told.contains(&disk.mount_point.as_str()) {
-            continue;
-        }
-        told.push(&disk.mount_point);
+    let all = view.report.iter().flat_map(|report| &report.disks);
+    let own = all.filter(|disk| own::mount(&disk.filesystem, &disk.mount_point));
+    for disk in once(own, |disk| &disk.mount_point) {
         if let Some(value) = of(disk) {
             let labels = [
                 ("vm", &*view.vm.name),
@@ -273,18 +260,20 @@ fn mounts(view: &View, lines: &mut Lines, of: fn(&Disk) -> Option<u64>) -> io::R
 fn interfaces(view: &View, lines: &mut Lines, of: fn(&Interface) -> u64) -> io::Result<()> {
     let all = view.report.iter().flat_map(|report| &report.interfaces);
     let own = all.filter(|interface| own::interface(&interface.name));
-    let mut told: Vec<&str> = Vec::new();
-    for interface in own.take(MOST) {
-        if told.contains(&interface.name.as_str()) {
-            continue;
-        }
-        told.push(&interface.name);
-        lines.line(
-            &[("vm", &view.vm.name), ("device", &interface.name)],
-            &of(interface),
-        )?;
+    for interface in once(own, |interface| &interface.name) {
+        let labels = [("vm", &*view.vm.name), ("device", &interface.name)];
+        lines.line(&labels, &of(interface))?;
     }
     Ok(())
+}
+
+/// The first of them, each name once: two lines with the same labels spoil the whole page.
+fn once<'a, T: 'a>(
+    all: impl Iterator<Item = &'a T>,
+    name: fn(&'a T) -> &'a String,
+) -> impl Iterator<Item = &'a T> {
+    let mut told = BTreeSet::new();
+    all.take(MOST).filter(move |of| told.insert(name(of)))
 }
 
 fn pressures(view: &View, lines: &mut Lines, of: fn(&Pressure) -> u64) -> io::Result<()> {
