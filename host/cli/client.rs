@@ -162,6 +162,16 @@ impl Client {
         }
     }
 
+    /// Waits for all parts of the answer to this request: `part` takes one, and says whether another follows.
+    pub fn gather(
+        &mut self,
+        id: u64,
+        mut part: impl FnMut(node_message::Body) -> Result<bool, Trouble>,
+    ) -> Result<(), Trouble> {
+        while part(self.wait(id)?)? {}
+        Ok(())
+    }
+
     /// Reads once, and waits if nothing is there.
     pub fn fill(&mut self) -> Result<(), Trouble> {
         if let Some(stop) = &self.stop {

@@ -26,8 +26,8 @@ pub fn events(typed: &Typed) -> Result<u8, Trouble> {
     let asked = node_message::Body::GetEvents(node::GetEvents { follow });
     let id = client.ask(name, asked)?;
     let mut lines = Lines::default();
-    loop {
-        let node_message::Body::EventList(list) = client.wait(id)? else {
+    client.gather(id, |body| {
+        let node_message::Body::EventList(list) = body else {
             return Err(unexpected());
         };
         if typed.has("json") {
@@ -37,10 +37,9 @@ pub fn events(typed: &Typed) -> Result<u8, Trouble> {
         } else {
             print(&lines.text(&list.events))?;
         }
-        if !list.more {
-            return Ok(0);
-        }
-    }
+        Ok(list.more)
+    })?;
+    Ok(0)
 }
 
 /// Columns that only grow: a follower's next line has to stand below those it has printed.

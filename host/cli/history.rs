@@ -25,15 +25,13 @@ pub fn history(typed: &Typed) -> Result<u8, Trouble> {
     let asked = node_message::Body::GetHistory(node::GetHistory { seconds });
     let id = client.ask(name, asked)?;
     let mut samples = Vec::new();
-    loop {
-        let node_message::Body::History(mut part) = client.wait(id)? else {
+    client.gather(id, |body| {
+        let node_message::Body::History(mut part) = body else {
             return Err(unexpected());
         };
         samples.append(&mut part.samples);
-        if !part.more {
-            break;
-        }
-    }
+        Ok(part.more)
+    })?;
     let now = clock::wall().seconds;
     if typed.has("json") {
         let samples = samples.iter().map(|of| sample_json(of, now));

@@ -106,15 +106,14 @@ pub fn look(client: &mut Client, name: &str, private: bool) -> Result<node::Vm, 
 pub fn list(client: &mut Client) -> Result<Vec<node::Vm>, Trouble> {
     let id = client.ask("", node_message::Body::ListVms(node::ListVms {}))?;
     let mut vms = Vec::new();
-    loop {
-        let node_message::Body::VmList(mut list) = client.wait(id)? else {
+    client.gather(id, |body| {
+        let node_message::Body::VmList(mut list) = body else {
             return Err(unexpected());
         };
         vms.append(&mut list.vms);
-        if !list.more {
-            return Ok(vms);
-        }
-    }
+        Ok(list.more)
+    })?;
+    Ok(vms)
 }
 
 fn ping_once(client: &mut Client, name: &str) -> Result<node::PingResult, Trouble> {

@@ -126,21 +126,15 @@ impl Daemon {
         let vm = self.vms.get(&key);
         let found = vm.map(|vm| vm.history.samples(now, since));
         let found = found.unwrap_or_default();
-        let parts = found.chunks(SAMPLES_PART);
-        let last = parts.len().saturating_sub(1);
-        let mut parts: Vec<_> = parts.map(<[node::Sample]>::to_vec).collect();
-        if parts.is_empty() {
-            parts.push(Vec::new());
-        }
-        for (at, samples) in parts.into_iter().enumerate() {
-            let more = at < last;
-            let part = node::History { samples, more };
-            self.send(
-                client,
-                request.id,
-                &request.vm,
-                node_message::Body::History(part),
-            );
+        let mut parts = found.chunks(SAMPLES_PART).peekable();
+        loop {
+            let samples = parts.next().unwrap_or_default().to_vec();
+            let more = parts.peek().is_some();
+            let part = node_message::Body::History(node::History { samples, more });
+            self.send(client, request.id, &request.vm, part);
+            if !more {
+                return;
+            }
         }
     }
 
