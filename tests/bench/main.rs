@@ -10,6 +10,7 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
 mod bare;
+mod control;
 mod host;
 mod load;
 mod node;

@@ -1,19 +1,17 @@
 //! The daemon that is measured, a client of its control socket, and the command line.
 
 use std::ffi::OsStr;
-use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use prost::Message;
-use quantix::message::node::{NodeMessage, PingVm, node_message};
+use quantix::message::node::{PingVm, node_message};
 use quantix::message::{Body, agent, message};
 
 use crate::vm::NAME;
-use crate::{Outcome, micros};
+use crate::{Outcome, control, micros};
 
 /// The program.
 pub const QX_NODE: &str = env!("CARGO_BIN_EXE_qx-node");
@@ -115,20 +113,8 @@ impl Daemon {
 
     fn ask(&mut self, body: node_message::Body) -> Outcome<node_message::Body> {
         self.last_id += 1;
-        let asked = NodeMessage {
-            id: self.last_id,
-            vm: NAME.to_owned(),
-            body: Some(body),
-        };
-        let mut bytes = u32::try_from(asked.encoded_len())?.to_be_bytes().to_vec();
-        asked.encode_raw(&mut bytes);
-        self.stream.write_all(&bytes)?;
-        let mut length = [0; 4];
-        self.stream.read_exact(&mut length)?;
-        let mut body = vec![0; u32::from_be_bytes(length) as usize];
-        self.stream.read_exact(&mut body)?;
-        let answer = NodeMessage::decode(&body[..])?;
-        answer.body.ok_or_else(|| "an empty answer".into())
+        control::send(&mut self.stream, self.last_id, NAME, body)?;
+        control::next(&mut self.stream)
     }
 }
 

@@ -1,18 +1,16 @@
 //! The daemon that is measured, as a client of its control socket sees it, and as the kernel does.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use prost::Message as _;
-use quantix::message::node::{ListVms, NodeMessage, PingVm, VmState, node_message};
+use quantix::message::node::{ListVms, PingVm, VmState, node_message};
 use quantix::message::{Body, agent, message};
 
-use crate::{Outcome, PATIENCE};
+use crate::{Outcome, PATIENCE, control};
 
 /// The program.
 pub const QX_NODE: &str = env!("CARGO_BIN_EXE_qx-node");
@@ -85,7 +83,7 @@ impl Client {
         self.send("", node_message::Body::ListVms(ListVms {}))?;
         let mut count = 0;
         loop {
-            let (_, body) = self.next()?;
+            let body = self.next()?;
             let node_message::Body::VmList(list) = body else {
                 return Err(format!("{body:?}").into());
             };
@@ -116,7 +114,7 @@ impl Client {
     pub fn ping(&mut self, vm: &str) -> Outcome<Duration> {
         let begun = Instant::now();
         self.send(vm, node_message::Body::PingVm(PingVm {}))?;
-        match self.next()?.1 {
+        match self.next()? {
             node_message::Body::PingResult(_) => Ok(begun.elapsed()),
             other => Err(format!("{other:?}").into()),
         }
@@ -136,7 +134,7 @@ impl Client {
             self.send(vm, ask())?;
         }
         for _ in vms {
-            match self.next()?.1 {
+            match self.next()? {
                 node_message::Body::Agent(answer) => match answer.body {
                     Some(Body::ExecuteResponse(_)) => {}
                     other => return Err(format!("{other:?}").into()),
@@ -152,23 +150,10 @@ impl Client {
 
     fn send(&mut self, vm: &str, body: node_message::Body) -> Outcome<()> {
         self.last_id += 1;
-        let asked = NodeMessage {
-            id: self.last_id,
-            vm: vm.to_owned(),
-            body: Some(body),
-        };
-        let mut bytes = u32::try_from(asked.encoded_len())?.to_be_bytes().to_vec();
-        asked.encode_raw(&mut bytes);
-        Ok(self.stream.write_all(&bytes)?)
+        control::send(&mut self.stream, self.last_id, vm, body)
     }
 
-    fn next(&mut self) -> Outcome<(u64, node_message::Body)> {
-        let mut length = [0; 4];
-        self.stream.read_exact(&mut length)?;
-        let mut body = vec![0; u32::from_be_bytes(length) as usize];
-        self.stream.read_exact(&mut body)?;
-        let answer = NodeMessage::decode(&body[..])?;
-        let body = answer.body.ok_or("an empty answer")?;
-        Ok((answer.id, body))
+    fn next(&mut self) -> Outcome<node_message::Body> {
+        control::next(&mut self.stream)
     }
 }

@@ -8,6 +8,8 @@
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::print_stderr)]
 
 mod client;
+#[path = "../bench/control.rs"]
+mod control;
 mod fleet;
 
 use std::error::Error;
