@@ -51,13 +51,13 @@ fn through_ssh(guest: &Guest, ansible: &Ansible, bytes: &str) {
         .args(["-q", "-t", "ed25519", "-N", "", "-f", key])
         .status();
     assert!(made.unwrap().success(), "ssh-keygen");
-    let public = fs::read_to_string(format!("{key}.pub")).unwrap();
-    guest.put("/root/.ssh/authorized_keys", &public);
+    let words = ["keys", "db1", "root", "add", &format!("{key}.pub")];
+    guest.node().cli(&words).ok();
     guest.put(
         "/etc/ssh/sshd_config.d/here.conf",
         "StreamLocalBindUnlink yes\n",
     );
-    guest.sh("chmod 700 /root/.ssh; chmod 600 /root/.ssh/authorized_keys; mkdir -p /run/sshd; ssh-keygen -A");
+    guest.sh("mkdir -p /run/sshd; ssh-keygen -A");
     let here = program("qx-node");
     let here = here.to_str().unwrap();
     let words = ["cp", "--mode", "755", here, "db1:/usr/local/bin/qx-node"];
