@@ -212,9 +212,11 @@ impl Daemon {
 
     /// Somebody has looked.
     pub(super) fn on_lines(&mut self, now: Time, found: Vec<(VmKey, Line)>) {
+        // Once for all of them, and only if one is asked about.
+        self.peers.forget();
         for (key, line) in found {
             if let Some(vm) = self.vms.get_mut(&key) {
-                vm.on_line(line);
+                vm.on_line(now, line, &mut self.peers);
                 self.settle(now, key);
             }
         }

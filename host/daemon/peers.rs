@@ -20,6 +20,11 @@ pub struct Peers {
 }
 
 impl Peers {
+    /// What it said before counts no more: something has happened since.
+    pub const fn forget(&mut self) {
+        self.asked = None;
+    }
+
     /// Whether this connection has been accepted. A kernel that does not tell leaves it to the guest's answers.
     /// The connection has stood for longer than what is believed.
     pub fn has_accepted(&mut self, now: Time, connection: &impl AsFd) -> bool {

@@ -369,8 +369,18 @@ impl Vm {
         })
     }
 
-    /// Somebody has looked who is ahead of us. What was found before outlasts a look that failed.
-    pub fn on_line(&mut self, line: Line) {
+    /// Somebody has looked who is ahead of us. What was found before outlasts a look that failed. That nobody is
+    /// may be because it is our turn: that is no news, but what comes of it will be.
+    pub fn on_line(&mut self, now: Time, line: Line, peers: &mut Peers) {
+        if let Link::Up {
+            stream,
+            served: served @ Served::NotYet,
+            ..
+        } = &mut self.link
+            && peers.has_accepted(now, stream)
+        {
+            *served = Served::Yes;
+        }
         if self.line.is_none() || line != Line::Unknown {
             self.line = Some(line);
         }
@@ -516,4 +526,45 @@ fn skew_ms(guest: Option<&Timestamp>, round_trip_us: u64) -> i64 {
     millis(guest)
         .saturating_add(half)
         .saturating_sub(millis(&clock::wall()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use mio::Poll;
+    use quantix::message::node::{Behind, VmState};
+    use quantix::rt::sys::sock_diag;
+
+    use super::super::discover;
+    use super::*;
+
+    #[test]
+    fn whoever_was_ahead_and_has_left_leaves_us_no_further_from_our_turn() {
+        if sock_diag::unaccepted().is_err() {
+            return; // A kernel that does not tell, as in some containers.
+        }
+        let path = std::env::temp_dir().join(format!("qx-vm-{}.agent.sock", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let socket = discover::socket(&path).unwrap().unwrap();
+        let poll = Poll::new().unwrap();
+        let now = clock::now();
+        let mut vm = Vm::new("vm".to_owned(), socket, Token(0), Token(1), now);
+        let mut peers = Peers::default();
+        vm.on_timeout(now, &mut peers);
+        vm.settle(now, poll.registry());
+        let mut see = |vm: &mut Vm, line| {
+            vm.on_line(now, line, &mut peers);
+            vm.poll_state(now);
+            peers.forget();
+            vm.state().wire()
+        };
+        let behind = Behind::default();
+        let ahead = Line::Ahead { behind, why: "" };
+        assert_eq!(see(&mut vm, ahead), VmState::Queued);
+        let served = listener.accept().unwrap();
+        assert_eq!(see(&mut vm, Line::Nobody), VmState::Queued);
+        drop(served);
+        std::fs::remove_file(path).unwrap();
+    }
 }
