@@ -151,17 +151,32 @@ impl Follower {
                 Some(Ok(_)) => {}
                 Some(Err(trouble)) if clock::now() < end => return Err(trouble),
                 _ => {
-                    let why = format!(
-                        "{} has not ended within {}: it is {}; --force ends it",
-                        before.name,
-                        span(patience.as_secs()),
-                        state_word(seen.state())
-                    );
+                    let why = overdue(&seen, action, patience);
                     return Err(Trouble::Failed(Failure::new(Code::TimedOut, why)));
                 }
             }
         }
     }
+}
+
+/// Why it is not done, and what is left to do: an agent that has ended can force nothing any more.
+fn overdue(seen: &Vm, action: PowerAction, patience: Duration) -> String {
+    let (name, state) = (&seen.name, state_word(seen.state()));
+    let (missing, next) = match (seen.state(), action) {
+        (VmState::Ready, _) => ("ended", "--force ends it".to_owned()),
+        (_, PowerAction::Reboot) => (
+            "come back",
+            format!("qx-node doctor {name} tells what it waits for"),
+        ),
+        _ => (
+            "ended",
+            "its agent has, so only its hypervisor can end it".to_owned(),
+        ),
+    };
+    format!(
+        "{name} has not {missing} within {}: it is {state}; {next}",
+        span(patience.as_secs())
+    )
 }
 
 fn is_done(before: &Vm, seen: &Vm, action: PowerAction) -> bool {

@@ -117,7 +117,7 @@ impl Guest {
         let sessions = || self.node().vm("db1")["counters"]["sessions"].clone();
         let before = sessions();
         act();
-        wait_until("the next agent", PATIENCE, || {
+        wait_until("the next agent", 3 * PATIENCE, || {
             sessions() != before && self.node().state("db1") == "ready"
         });
     }

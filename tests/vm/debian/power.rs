@@ -59,7 +59,9 @@ pub fn a_clone_has_its_own_identity(guest: &Guest) {
 pub fn it_starts_again_and_switches_off_in_order(guest: &Guest) {
     let id = guest.sh("cat /etc/machine-id");
     let boot = guest.node().vm("db1")["boot_id"].clone();
-    let said = guest.ask("reboot", &["--wait"]).text();
+    // As long as a machine that does other work needs to emulate one.
+    let patience = ["--wait", "--timeout", "900"];
+    let said = guest.ask("reboot", &patience).text();
     assert!(said.starts_with("db1: started again after "), "{said}");
     assert_ne!(guest.node().vm("db1")["boot_id"], boot);
     // Nothing was left to be recovered.
@@ -73,7 +75,7 @@ pub fn it_starts_again_and_switches_off_in_order(guest: &Guest) {
     );
     assert!(guest.sh("hostnamectl status").contains(&id));
 
-    let said = guest.json("shutdown", &["--wait"]);
+    let said = guest.json("shutdown", &patience);
     assert_eq!(said["state"], "switched off");
     guest.own.vm.wait_end();
     let disk = guest.disk.to_str().unwrap();
