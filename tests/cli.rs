@@ -190,7 +190,7 @@ fn json_has_the_keys_that_programs_rely_on() {
     let _agent = node.agent("vm", &["--telemetry-interval", "1"]);
     let vm = node.wait_state("vm", "ready");
     let vm_keys = "vm state reason ills behind since_ms socket agent boot_id uptime_seconds rtt_us \
-        clock_skew_ms last_frame_ms held_bytes counters";
+        clock_skew_ms last_frame_ms held_bytes latest counters";
     assert_eq!(keys(&vm), vm_keys);
     assert_eq!(
         keys(&vm["agent"]),

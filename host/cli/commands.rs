@@ -1,33 +1,11 @@
 //! Every command and option of `qx-node`, once: this table feeds the parser and the help.
 
+mod common;
+
 use super::options::{Command, Opt, flag, option};
-
-const JSON: Opt = flag("json", None, "print JSON, for programs");
-const CONTROL: Opt = option("control", "SOCKET", "the daemon's socket ($QX_NODE_SOCK)");
-const DIRECT: Opt = option(
-    "direct",
-    "SOCKET",
-    "talk to this agent socket, without a daemon",
-);
-const VMS_DIR: Opt = option("vms-dir", "DIR", "where QEMU serves the VMs' sockets");
-
-const ONLINE: Opt = option("online", "NUMBERS", "take these online, as 1,3-5, or all");
-const OFFLINE: Opt = option("offline", "NUMBERS", "take these offline");
-
-const WAIT: Opt = flag("wait", None, "follow it to its end");
-const TIMEOUT: Opt = option(
-    "timeout",
-    "SECONDS",
-    "with --wait: give up then (default: 120)",
-);
-const DELAY: Opt = option("delay", "SECONDS", "not before so many have passed");
-const MESSAGE: Opt = option("message", "TEXT", "for whoever is logged in");
-const FORCE: Opt = flag(
-    "force",
-    None,
-    "at once, without a word to its init: for one that hangs",
-);
-const CANCEL: Opt = flag("cancel", None, "take back what --delay has put off");
+use common::{
+    CANCEL, CONTROL, DELAY, DIRECT, FORCE, JSON, MESSAGE, OFFLINE, ONLINE, TIMEOUT, VMS_DIR, WAIT,
+};
 
 /// All commands, in the order in which help shows them.
 pub const COMMANDS: &[Command] = &[
@@ -36,6 +14,20 @@ pub const COMMANDS: &[Command] = &[
         usage: "",
         about: "list the VMs and the state of each one's channel",
         options: &[JSON, CONTROL, DIRECT],
+    },
+    Command {
+        name: "top",
+        usage: "[FILTER]",
+        about: "watch what all VMs do, live; ? shows the keys",
+        options: &[
+            option("interval", "SECONDS", "between two looks (default: 2)"),
+            option(
+                "sort",
+                "COLUMN",
+                "name, state, cpu, memory, disk, load, io, traffic",
+            ),
+            CONTROL,
+        ],
     },
     Command {
         name: "ping",

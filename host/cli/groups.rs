@@ -56,7 +56,7 @@ pub const AGAIN: &[&str] = &[
 pub const GROUPS: &[(&str, &[&str])] = &[
     (
         "How VMs do",
-        &["vms", "ping", "info", "telemetry", "events"],
+        &["vms", "top", "ping", "info", "telemetry", "events"],
     ),
     ("Commands", &["exec", "shell", "jobs", "attach", "kill"]),
     ("Files", &["cp", "cat"]),

@@ -96,7 +96,8 @@ fn text(samples: &[Sample], now: i64) -> String {
     table(&rows)
 }
 
-fn memory_percent(of: &Sample) -> f64 {
+/// 0 where nothing is known of it.
+pub fn memory_percent(of: &Sample) -> f64 {
     match of.memory_total {
         0 => 0.0,
         total => of.memory_used as f64 * 100.0 / total as f64,
@@ -123,7 +124,8 @@ fn columns(of: &Sample, now: i64) -> [(&'static str, Value); 14] {
     ]
 }
 
-fn sample_json(of: &Sample, now: i64) -> Value {
+/// For programs.
+pub fn sample_json(of: &Sample, now: i64) -> Value {
     let columns = columns(of, now).into_iter();
     Value::Object(
         columns

@@ -17,6 +17,8 @@ use super::options::{Command, Opt, Typed, flag, option};
 use super::signals::{Caught, Signals};
 use super::{Trouble, client, run};
 
+pub use choose::matches;
+
 use child::{Child, Ended};
 use show::{Show, Style};
 

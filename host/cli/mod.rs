@@ -36,6 +36,7 @@ mod storage;
 mod terminal;
 mod time;
 mod tool;
+mod top;
 mod users;
 
 use std::ffi::{OsStr, OsString};
@@ -188,6 +189,7 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
     match command.name {
         "vms" => run::vms(typed),
         "ping" => run::ping(typed),
+        "top" => top::top(typed),
         "info" => run::info(typed),
         "telemetry" if typed.has("since") => history::history(typed),
         "telemetry" => run::telemetry(typed),

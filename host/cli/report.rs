@@ -4,8 +4,10 @@ use quantix::message::agent::{
     AgentReady, Disk, ExecuteResponse, Interface, LinkState, Pressure, Telemetry,
 };
 use quantix::message::node::{Behind, PingResult, Vm, VmState};
+use quantix::rt::clock;
 use serde_json::{Value, json};
 
+use super::history::sample_json;
 use super::render::{bytes, given, millis, pairs, plain, span, table};
 use crate::daemon::{state_text, state_word};
 
@@ -194,6 +196,7 @@ pub fn vm_json(vm: &Vm) -> Value {
         "clock_skew_ms": vm.clock_skew_ms,
         "last_frame_ms": vm.last_frame_ms,
         "held_bytes": vm.held_bytes,
+        "latest": vm.latest.as_ref().map(|of| sample_json(of, clock::wall().seconds)),
         "counters": {
             "sessions": counters.sessions,
             "connects": counters.connects,

@@ -146,6 +146,14 @@ impl History {
         }
     }
 
+    /// The newest.
+    pub fn latest(&self, now: Time) -> Option<node::Sample> {
+        let age = now.since(self.last?.at);
+        let millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let newest = self.samples.back().filter(|_| age <= SPAN);
+        newest.map(|newest| newest.sample(millis))
+    }
+
     /// Those that are not older than `since`, the oldest first.
     pub fn samples(&self, now: Time, since: Duration) -> Vec<node::Sample> {
         let Some(last) = &self.last else {
@@ -311,6 +319,8 @@ mod tests {
         assert_eq!((of.cpu_waiting, of.io_waiting), (None, Some(7.5)));
         assert_eq!(history.samples(at(13), Duration::from_secs(5)).len(), 1);
         assert_eq!(history.samples(at(20), Duration::from_secs(5)).len(), 0);
+        assert_eq!(history.latest(at(13)).as_ref(), found.last());
+        assert_eq!(history.latest(at(3_611)), None);
     }
 
     #[test]

@@ -61,6 +61,7 @@ pub use clocks::TimeSync;
 pub use discover::{SUFFIX, vm_of};
 pub use journal::text as event_text;
 pub use monitor::{SUFFIX as MONITOR_SUFFIX, is_open};
+pub use own::mount as is_own_mount;
 pub use state::{text as state_text, word as state_word};
 
 const LISTENER: Token = Token(0);

@@ -488,6 +488,7 @@ impl Vm {
             clock_skew_ms: self.skew_ms,
             socket: self.socket.path.display().to_string(),
             held_bytes: self.host.held() as u64,
+            latest: self.history.latest(now),
             last_frame_ms: self.host.last_valid().map(millis).unwrap_or_default(),
         }
     }

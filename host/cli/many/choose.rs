@@ -125,7 +125,7 @@ fn is_in_each(word: &OsStr) -> bool {
 }
 
 /// As a shell matches names: `*`, `?`, `[a-f]`, `{web,db}`.
-fn matches(pattern: &str, name: &str) -> bool {
+pub fn matches(pattern: &str, name: &str) -> bool {
     fast_glob::glob_match(pattern, name)
 }
 

@@ -53,6 +53,8 @@ impl Signal {
     pub const QUIT: Self = Self(libc::SIGQUIT);
     /// Its meaning is the process's own.
     pub const USR1: Self = Self(libc::SIGUSR1);
+    /// Ctrl-Z.
+    pub const SUSPEND: Self = Self(libc::SIGTSTP);
     /// Please end.
     pub const TERMINATE: Self = Self(libc::SIGTERM);
     /// End.
