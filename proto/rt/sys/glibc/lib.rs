@@ -23,6 +23,7 @@ unsafe extern "C" {
     fn strlen(text: *const c_char) -> usize;
 }
 
+const EAGAIN: c_int = 11;
 const ENOSYS: c_int = 38;
 const ERANGE: c_int = 34;
 const AT_PAGESZ: c_ulong = 6;
@@ -46,6 +47,26 @@ extern "C" fn pthread_getattr_np(_thread: c_ulong, _attributes: *mut c_void) -> 
 extern "C" fn fork() -> c_int {
     // SAFETY: takes and touches nothing. It differs from fork(2) as said.
     unsafe { _Fork() }
+}
+
+/// There are no threads, which [`fork`] relies on: none can be made (EAGAIN). What termion has for one is never
+/// called, but linked.
+// SAFETY: the name and arguments of pthread_create(3), with its way to fail.
+#[unsafe(no_mangle)]
+extern "C" fn pthread_create(
+    _thread: *mut c_ulong,
+    _attributes: *const c_void,
+    _run: *const c_void,
+    _argument: *mut c_void,
+) -> c_int {
+    EAGAIN
+}
+
+/// See [`pthread_create`].
+// SAFETY: the name and arguments of pthread_setname_np(3), with a way to fail.
+#[unsafe(no_mangle)]
+extern "C" fn pthread_setname_np(_thread: c_ulong, _name: *const c_char) -> c_int {
+    ENOSYS
 }
 
 /// Nothing is ever loaded, so there is nothing to find by name. But getrandom(2), which the crate of that
