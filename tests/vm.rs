@@ -20,6 +20,7 @@ mod fairness;
 mod files;
 mod messages;
 mod shell;
+mod top;
 mod trees;
 
 // What an operator does to a guest, in one of its own.

@@ -54,16 +54,14 @@ pub fn parse(mut typed: &[u8]) -> Vec<Key> {
 fn first(typed: &[u8]) -> Option<(Option<Key>, usize)> {
     let key = match *typed {
         [ESC] | [ESC, b'O'] => return None,
-        // An escape, and what was pressed behind it.
-        [ESC, ESC, ..] => Key::Escape,
         [ESC, b'O', last, ..] => return Some((function(&[], last), 3)),
         [ESC, b'[', ref rest @ ..] => {
             // Parameters, up to the final byte (ECMA-48, 5.4).
             let end = rest.iter().position(|byte| (0x40..0x7F).contains(byte))?;
             return Some((function(&rest[..end], rest[end]), end + 3));
         }
-        // With Alt.
-        [ESC, _, ..] => return Some((None, 2)),
+        // And what was pressed behind it: nothing here has a meaning with Alt.
+        [ESC, ..] => Key::Escape,
         [b'\r' | b'\n', ..] => Key::Enter,
         [0x7F | 0x08, ..] => Key::Backspace,
         [byte @ 1..=26, ..] => Key::Control(char::from(byte + b'a' - 1)),
@@ -106,7 +104,7 @@ mod tests {
 
     #[test]
     fn keys_are_what_terminals_send_for_them() {
-        let typed = b"q\x1b[A\x1b[6~\x1b\x1bOH\xc3\xa4\r\x7f\x03\x1b[1;5A\x1bx/\x1b";
+        let typed = b"q\x1b[A\x1b[6~\x1b\x1bOH\xc3\xa4\r\x7f\x03\x1b[1;5A\x1b/\x1b";
         let keys = [
             Key::Char('q'),
             Key::Up,
@@ -117,6 +115,7 @@ mod tests {
             Key::Enter,
             Key::Backspace,
             Key::Control('c'),
+            Key::Escape,
             Key::Char('/'),
             Key::Escape,
         ];

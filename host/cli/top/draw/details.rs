@@ -196,7 +196,7 @@ impl Chart {
         let (name, text) = (self.name, self.text);
         let said = match last {
             None => format!("{name}: nothing reported"),
-            Some(last) => format!("{name}: {}, at most {} in 1 h", text(last), text(most)),
+            Some(last) => format!("{name}: {}, 1 h peak {}", text(last), text(most)),
         };
         frame.render_widget(Line::from(said), head);
         let top = self.most.unwrap_or(most).max(1.0);
