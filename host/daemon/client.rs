@@ -1,11 +1,13 @@
 //! One client on the control socket: bytes in, messages out, and a bound on what waits for it.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 
 use mio::net::UnixStream;
 use quantix::error::system_text;
 use quantix::message::node::NodeMessage;
 
+use super::lists::List;
 use crate::stream::{Inbox, encode};
 
 /// Bytes that may wait for a client that does not read. It grants credit for what it asks for, so
@@ -22,6 +24,8 @@ pub struct Client {
     inbox: Inbox,
     out: Vec<u8>,
     at: usize,
+    /// What it has asked for and is not made yet.
+    pub lists: VecDeque<List>,
     readable: bool,
     writable: bool,
 }
@@ -37,6 +41,7 @@ impl Client {
             inbox: Inbox::default(),
             out: Vec::new(),
             at: 0,
+            lists: VecDeque::new(),
             readable: true,
             writable: true,
         }
@@ -79,6 +84,11 @@ impl Client {
                 Err(_) => return Err("sent something that is not our protocol".to_owned()),
             }
         }
+    }
+
+    /// It has taken all that was for it, and waits for more.
+    pub fn wants_list(&self) -> bool {
+        self.out.is_empty() && !self.lists.is_empty()
     }
 
     /// Puts a message behind the others that wait for the client.

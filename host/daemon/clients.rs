@@ -95,6 +95,18 @@ impl Daemon {
         }
     }
 
+    /// Writes what there is, and has the next part of a list made for the next turn.
+    pub(super) fn write_client(&mut self, now: Time, key: ClientKey) {
+        let Some(client) = self.clients.get_mut(&key) else {
+            return;
+        };
+        match client.write() {
+            Ok(()) if client.wants_list() => self.go_on_listing(now, key),
+            Ok(()) => {}
+            Err(why) => self.drop_client(now, key, &why),
+        }
+    }
+
     /// A client has left: what it asked for is taken back.
     pub(super) fn drop_client(&mut self, now: Time, key: ClientKey, why: &str) {
         self.clients.remove(&key);

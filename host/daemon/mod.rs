@@ -18,6 +18,7 @@ mod guest;
 mod history;
 mod journal;
 mod links;
+mod lists;
 mod monitor;
 mod own;
 mod peers;
@@ -295,7 +296,7 @@ impl Daemon {
 
     fn timeout(&self) -> Option<Duration> {
         let is_ready = !self.ready_vms.is_empty() || !self.ready_asked.is_empty();
-        if is_ready || !self.ready_clients.is_empty() {
+        if is_ready || !self.ready_clients.is_empty() || !self.to_write.is_empty() {
             return Some(Duration::ZERO);
         }
         let at = earliest(self.deadlines.next(), self.broker.poll_timeout());
@@ -340,11 +341,7 @@ impl Daemon {
             self.look_at_call(now, key);
         }
         for key in std::mem::take(&mut self.to_write) {
-            if let Some(client) = self.clients.get_mut(&key)
-                && let Err(why) = client.write()
-            {
-                self.drop_client(now, key, &why);
-            }
+            self.write_client(now, key);
         }
     }
 

@@ -13,6 +13,7 @@ use quantix::time::Time;
 
 use super::broker::{Call, CallKey, ClientKey, Kind, LATE, PATIENCE, Relays, VmKey};
 use super::journal::Follower;
+use super::lists::LIST_PART;
 use super::vm::Vm;
 use super::{Daemon, MAX_CLIENT_REQUESTS, history};
 
@@ -48,7 +49,7 @@ impl Daemon {
             return self.refuse(client, &request, &Failure::new(Code::Invalid, why));
         }
         if let node_message::Body::ListVms(_) = body {
-            return self.list_vms(now, client, request.id);
+            return self.list_vms(now, client, &request);
         }
         if let node_message::Body::GetEvents(wanted) = body {
             return self.list_events(follower, &request, wanted.follow);
@@ -87,27 +88,6 @@ impl Daemon {
             }
             _ => self.refuse(client, &request, &unknown_request()),
         }
-    }
-
-    /// In as many messages as it takes: what guests say of themselves has no bound together.
-    fn list_vms(&mut self, now: Time, client: ClientKey, id: u64) {
-        let mut vms = Vec::new();
-        let mut bytes = 0;
-        for key in self.names.values().copied().collect::<Vec<_>>() {
-            let Some(vm) = self.vms.get(&key).map(|vm| vm.describe(now)) else {
-                continue;
-            };
-            bytes += vm.encoded_len();
-            vms.push(vm);
-            if bytes >= LIST_PART {
-                bytes = 0;
-                let vms = std::mem::take(&mut vms);
-                let part = node::VmList { vms, more: true };
-                self.send(client, id, "", node_message::Body::VmList(part));
-            }
-        }
-        let last = node::VmList { vms, more: false };
-        self.send(client, id, "", node_message::Body::VmList(last));
     }
 
     /// In as many messages as it takes.
@@ -474,10 +454,6 @@ const SERVICE: Duration = Duration::from_secs(90);
 
 /// Samples in one message: 110 KiB of the 192 that it may have.
 const SAMPLES_PART: usize = 1000;
-
-/// Bytes after which a list of VMs goes on in another message. One VM has at most
-/// 70 KiB, so that a message stays below its limit.
-const LIST_PART: usize = 64 * 1024;
 
 /// It belongs to a request that is under way.
 const fn is_part(message: &AgentMessage) -> bool {

@@ -1,5 +1,6 @@
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 
@@ -106,6 +107,23 @@ fn a_directory_that_goes_and_comes_back_is_looked_at_again() {
 }
 
 #[test]
+fn a_directory_that_another_is_put_in_the_place_of_is_watched_from_then_on() {
+    let (node, _vm) = Node::with_vm("vm");
+    let dir = |name: &str| node.dir.join(name);
+    fs::rename(dir("vms"), dir("first")).unwrap();
+    symlink(dir("first"), dir("vms")).unwrap();
+    node.wait_state("vm", "ready");
+    fs::create_dir(dir("second")).unwrap();
+    symlink(dir("second"), dir("link")).unwrap();
+    // At once: there is always one.
+    fs::rename(dir("link"), dir("vms")).unwrap();
+    fs::write(dir("first").join("file"), "").unwrap();
+    node.wait_state("vm", "absent");
+    let _other = node.vm("other");
+    node.wait_state("other", "ready");
+}
+
+#[test]
 fn five_hundred_clients_that_are_silent_or_talk_nonsense_hinder_nobody() {
     let (node, _vm) = Node::with_vm("vm");
     let mut crowd = Vec::new();
@@ -125,4 +143,20 @@ fn five_hundred_clients_that_are_silent_or_talk_nonsense_hinder_nobody() {
     let dead = UnixListener::bind(node.socket("dead")).unwrap();
     node.run(&["ping", "vm"]).fine();
     drop(dead);
+}
+
+#[test]
+fn a_list_that_is_longer_than_what_may_wait_for_a_client_comes_whole() {
+    let node = Node::start();
+    let count = 12_000;
+    node.dead(count);
+    until_so("all of them", || {
+        let said = node.run(&["vms", "--json"]);
+        let vms = said.json();
+        let names = vms.as_array().unwrap().iter();
+        let names: Vec<&str> = names.map(|vm| vm["vm"].as_str().unwrap()).collect();
+        assert!(names.is_sorted());
+        // And perhaps one with the name under which they were made.
+        names.len() >= count
+    });
 }

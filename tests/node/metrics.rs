@@ -1,5 +1,5 @@
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -116,6 +116,15 @@ fn requests_that_are_slow_huge_or_nonsense_hinder_nobody() {
         })
         .collect();
     node.run(&["ping", "web1"]).fine();
+    // Those that came first may go on; the last were turned away.
+    let is_closed = |stream: &TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        !matches!((&mut &*stream).read(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock)
+    };
+    until_so("those that are too many are closed", || {
+        is_closed(&slow[99])
+    });
+    assert!(!is_closed(&slow[0]));
     drop(slow);
     until_so("there is room again", || {
         ask(&address, "GET /metrics HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 200 ")
@@ -137,17 +146,30 @@ fn requests_that_are_slow_huge_or_nonsense_hinder_nobody() {
     let _ = stream.write_all(huge.as_bytes());
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
-    // Readers that do not read hold a child each, and no more than four.
-    let idle: Vec<TcpStream> = (0..20)
+}
+
+#[test]
+fn readers_that_do_not_read_are_few_and_hinder_nobody() {
+    let (node, _vm, address) = with_metrics(&[]);
+    // A page that no socket's buffer has room for.
+    node.dead(5000);
+    until_so("a long page", || page(&address).len() > 8 << 20);
+    let request = "GET /metrics HTTP/1.0\r\n\r\n";
+    let idle: Vec<TcpStream> = (0..4)
         .map(|_| {
             let mut stream = TcpStream::connect(&address).unwrap();
-            stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            // It is being answered.
+            stream.read_exact(&mut [0]).unwrap();
             stream
         })
         .collect();
+    assert!(ask(&address, request).starts_with("HTTP/1.1 503 "));
     node.run(&["ping", "web1"]).fine();
     drop(idle);
-    page(&address);
+    until_so("a page again", || {
+        ask(&address, request).starts_with("HTTP/1.1 200 ")
+    });
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A daemon with its directory of VMs, the command line against it, and a client by hand.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -69,6 +69,16 @@ impl Node {
 
     pub fn socket(&self, name: &str) -> PathBuf {
         self.dir.join("vms").join(format!("{name}.agent.sock"))
+    }
+
+    /// So many sockets that nobody serves any more, of VMs with the longest of names.
+    pub fn dead(&self, count: usize) {
+        let bound = self.socket("vm");
+        for number in 0..count {
+            drop(UnixListener::bind(&bound).unwrap());
+            // It is longer than any that can be bound.
+            std::fs::rename(&bound, self.socket(&format!("{number:0128}"))).unwrap();
+        }
     }
 
     /// A VM without an agent.

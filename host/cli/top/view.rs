@@ -15,6 +15,9 @@ use crate::daemon::state_word;
 /// A past that is older is asked for again. Cells of what is shown are longer than this.
 const PAST: Duration = Duration::from_secs(10);
 
+/// Pasts that are asked for at once: what waits for a client has a bound.
+const AT_ONCE: usize = 16;
+
 /// Characters of a filter.
 const MAX_FILTER: usize = 64;
 
@@ -163,7 +166,7 @@ impl View {
         self.pasts.get(&vm.name)
     }
 
-    /// Those in sight whose past is not known, or was a while ago; true: all of it is wanted.
+    /// Those in sight whose past is not known, or was a while ago, the next few; true: all of it is wanted.
     pub fn without_past(&self, now: Time) -> Vec<(String, bool)> {
         let examined = self.examined();
         self.in_sight()
@@ -173,6 +176,7 @@ impl View {
                 past.is_none_or(|past| now.since(past.at) >= PAST || (*whole && !past.whole))
             })
             .map(|(vm, whole)| (vm.name.clone(), whole))
+            .take(AT_ONCE)
             .collect()
     }
 
