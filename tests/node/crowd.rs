@@ -155,7 +155,7 @@ fn a_list_that_is_longer_than_what_may_wait_for_a_client_comes_whole() {
         let vms = said.json();
         let names = vms.as_array().unwrap().iter();
         let names: Vec<&str> = names.map(|vm| vm["vm"].as_str().unwrap()).collect();
-        assert!(names.is_sorted());
+        assert!(names.is_sorted_by(|a, b| a < b));
         // And perhaps one with the name under which they were made.
         names.len() >= count
     });

@@ -4,6 +4,7 @@
 //! A boot takes an emulated processor a while, so each of the three guests here is asked everything, in order.
 
 mod accounts;
+mod daemon;
 mod fleet;
 mod freeze;
 mod inventory;
@@ -133,6 +134,7 @@ fn a_debian_is_run_beside_its_own_tools() {
     inventory::processes_and_memory_are_those_of_its_tools(&guest);
     names::are_those_of_hostnamed_and_timedated(&guest);
     fleet::is_what_a_playbook_says(&guest);
+    daemon::is_a_service_that_systemd_keeps(&guest);
     power::what_is_due_is_told_and_taken_back(&guest);
     power::a_clone_has_its_own_identity(&guest);
     power::it_starts_again_and_switches_off_in_order(&guest);

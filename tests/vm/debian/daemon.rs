@@ -1,0 +1,81 @@
+//! The host's daemon, as systemd keeps it, in a machine that has one.
+
+use super::Guest;
+use crate::vm::harness::{PATIENCE, program, wait_until};
+
+pub fn is_a_service_that_systemd_keeps(guest: &Guest) {
+    let binary = program("qx-node");
+    let to = "db1:/usr/local/sbin/qx-node";
+    let copy = ["cp", binary.to_str().unwrap(), to];
+    guest.node().cli(&copy).ok();
+    guest.put(
+        "/etc/systemd/system/quantix-node.service",
+        include_str!("../../../host/quantix-node.service"),
+    );
+    let conf = "/etc/quantix-kvm/node.conf";
+    guest.put(conf, include_str!("../../../host/node.conf"));
+    guest.sh("systemctl daemon-reload && systemctl start quantix-node");
+    // It is started when clients are taken, and not before.
+    let list = "/usr/local/sbin/qx-node vms";
+    assert!(guest.sh(list).starts_with("no VMs: "));
+    let show = |what: &str| guest.sh(&format!("systemctl show -P {what} quantix-node"));
+    assert_eq!(show("Type"), "notify");
+    let pid = show("MainPID");
+
+    // What is wrong in its configuration is said, and hurts nobody.
+    guest.sh(&format!("echo 'log_level = loud' >>{conf}"));
+    guest.sh("systemctl reload quantix-node");
+    let journal = "journalctl -u quantix-node -o cat --no-pager";
+    let said = || guest.sh(journal);
+    wait_until("the fault in the journal", PATIENCE, || {
+        said().contains("log_level = loud: takes error, warning, info or debug")
+    });
+    assert_eq!(
+        (show("MainPID"), show("ActiveState")),
+        (pid.clone(), "active".to_owned())
+    );
+
+    // A disk that is full, under its log and its file for node_exporter.
+    guest.sh("mkdir /srv/full && mount -t tmpfs -o size=64k tmpfs /srv/full");
+    guest.says("cat /dev/zero >/srv/full/fill");
+    let lines = "log = /srv/full/node.log\\ntextfile = /srv/full/quantix.prom\\n";
+    guest.sh(&format!(
+        "printf '{lines}' >{conf} && systemctl restart quantix-node"
+    ));
+    guest.sh(list);
+    assert_eq!(guest.sh("find /srv/full -size +0 ! -name fill -type f"), "");
+    guest.sh("rm /srv/full/fill");
+    // Something to be logged.
+    guest.sh("systemctl reload quantix-node");
+    wait_until("a log that says what is lost of it", PATIENCE, || {
+        guest
+            .says("cat /srv/full/node.log")
+            .contains("No space left on device")
+    });
+    wait_until("a file of metrics", PATIENCE, || {
+        guest
+            .says("cat /srv/full/quantix.prom")
+            .contains("quantix_")
+    });
+
+    // One that stands still is killed and started again.
+    let unit = "/run/systemd/system/quantix-node.service.d/soon.conf";
+    guest.put(unit, "[Service]\nWatchdogSec=2\n");
+    guest.sh("systemctl daemon-reload && systemctl restart quantix-node");
+    let pid = show("MainPID");
+    guest.sh(&format!("kill -STOP {pid}"));
+    wait_until("another daemon", PATIENCE, || {
+        show("ActiveState") == "active" && ![&pid, "0"].contains(&&*show("MainPID"))
+    });
+    guest.sh(list);
+    wait_until("its status", PATIENCE, || {
+        show("StatusText") == "0 of 0 VMs are ready"
+    });
+    assert!(said().contains("Watchdog timeout"), "{}", said());
+
+    guest.sh("systemctl stop quantix-node");
+    assert_eq!(show("Result"), "success");
+    // Nothing is left that clients or node_exporter would take for a daemon's.
+    let left = "ls -d /run/quantix-kvm/qx-node.sock /srv/full/quantix.prom 2>/dev/null";
+    assert_eq!(guest.says(left), "");
+}
