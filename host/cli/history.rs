@@ -4,7 +4,7 @@ use quantix::message::node::{self, Sample, node_message};
 use quantix::rt::clock;
 use serde_json::{Value, json};
 
-use super::client::unexpected;
+use super::client::{Client, unexpected};
 use super::options::Typed;
 use super::render::{bytes, iso_time, table};
 use super::run::print_json;
@@ -24,14 +24,7 @@ pub fn history(typed: &Typed) -> Result<u8, Trouble> {
     let mut client = client(typed)?;
     let asked = node_message::Body::GetHistory(node::GetHistory { seconds });
     let id = client.ask(name, asked)?;
-    let mut samples = Vec::new();
-    client.gather(id, |body| {
-        let node_message::Body::History(mut part) = body else {
-            return Err(unexpected());
-        };
-        samples.append(&mut part.samples);
-        Ok(part.more)
-    })?;
+    let samples = samples(&mut client, id)?;
     let now = clock::wall().seconds;
     if typed.has("json") {
         let samples = samples.iter().map(|of| sample_json(of, now));
@@ -42,6 +35,19 @@ pub fn history(typed: &Typed) -> Result<u8, Trouble> {
         true => print(&csv(&samples, now)),
         false => print(&text(&samples, now)),
     }
+}
+
+/// All that the answer to a GetHistory has.
+pub fn samples(client: &mut Client, id: u64) -> Result<Vec<Sample>, Trouble> {
+    let mut samples = Vec::new();
+    client.gather(id, |body| {
+        let node_message::Body::History(mut part) = body else {
+            return Err(unexpected());
+        };
+        samples.append(&mut part.samples);
+        Ok(part.more)
+    })?;
+    Ok(samples)
 }
 
 /// A number with its unit. More than an hour is all that there is.

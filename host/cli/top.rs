@@ -7,7 +7,6 @@ mod keys;
 mod past;
 mod view;
 
-use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Read, Write};
 use std::time::Duration;
 
@@ -25,35 +24,20 @@ use super::client::{Client, unexpected};
 use super::options::Typed;
 use super::signals::{Caught, Signals};
 use super::terminal::Raw;
-use super::{Trouble, client, run};
+use super::{Trouble, client, history, run, utf8};
 use column::By;
 use draw::{Looks, Moment};
 use view::{Act, View};
 
 /// `qx-node top`
 pub fn top(typed: &Typed) -> Result<u8, Trouble> {
-    if !io::stdin().is_terminal() || !io::stdout().is_terminal() || looks_of("TERM", "dumb") {
+    if !io::stdin().is_terminal() || !io::stdout().is_terminal() || is_dumb() {
         let why = "top draws on a terminal; `qx-node vms --json` has the same for programs";
         return Err(Trouble::Local(why.to_owned()));
     }
     let interval = typed.positive("interval").map_err(Trouble::Usage)?;
     let interval = Duration::from_secs(interval.unwrap_or(INTERVAL).into());
-    let by = match typed.value("sort") {
-        None => By::Cpu,
-        Some(word) => By::of(&word.to_string_lossy()).ok_or_else(|| {
-            let all = By::ALL.map(By::word).join(", ");
-            Trouble::Usage(format!("--sort takes one of {all}"))
-        })?,
-    };
-    let filter = match typed.words.as_slice() {
-        [] => String::new(),
-        [filter] => super::utf8("the filter", filter)?.to_owned(),
-        [_, word, ..] => {
-            let word = word.to_string_lossy();
-            return Err(Trouble::Usage(format!("{word} is one word too many")));
-        }
-    };
-    let mut view = View::new(by, filter);
+    let mut view = view(typed)?;
     // Before the screen is another, so that one without a daemon reads why.
     let mut source = Source {
         daemon: Some(connect(typed)?),
@@ -76,41 +60,52 @@ pub fn top(typed: &Typed) -> Result<u8, Trouble> {
         let stdin = io::stdin();
         let mut waits = [Wait::read(&stdin), Wait::read(&signals.stream)];
         wait(&mut waits, Some(due.since(clock::now())))?;
-        for caught in signals.take() {
-            match caught {
-                Caught::Resize => {}
-                // Nobody is there to be told.
-                Caught::HangUp => return Ok(0),
-                Caught::Other(number) => {
-                    let number = u8::try_from(number).unwrap_or(u8::MAX);
-                    return Err(Trouble::Interrupted(number));
-                }
+        match signals.take().into_iter().find(|of| *of != Caught::Resize) {
+            // Nobody is there to be told.
+            Some(Caught::HangUp) => return Ok(0),
+            Some(Caught::Other(number)) => {
+                let number = u8::try_from(number).unwrap_or(u8::MAX);
+                return Err(Trouble::Interrupted(number));
             }
+            Some(Caught::Resize) | None => {}
         }
+        let mut is_wanted = clock::now() >= due && !view.is_paused();
         if is_readable_now(&stdin) {
             for key in read_keys()? {
                 match view.key(key) {
                     Act::None => {}
                     Act::Quit => return Ok(0),
-                    Act::Stop => {
-                        screen.leave();
-                        let own = i32::try_from(std::process::id()).unwrap_or_default();
-                        process::signal(own, Signal::SUSPEND);
-                        screen = Screen::enter()?;
-                    }
-                    Act::Refresh => due = clock::now(),
+                    Act::Stop => screen.suspend()?,
+                    Act::Refresh => is_wanted = true,
                     Act::Redraw => screen.clear()?,
                 }
             }
         }
-        if clock::now() >= due {
-            if !view.is_paused() {
-                match source.refresh(typed, &mut view) {
-                    Ok(()) => view.trouble = None,
-                    Err(trouble) => view.trouble = Some(trouble.to_string()),
-                }
-            }
+        if is_wanted {
+            let trouble = source.refresh(typed, &mut view).err();
+            view.trouble = trouble.map(|trouble| trouble.to_string());
+        }
+        if is_wanted || clock::now() >= due {
             due = clock::now() + interval;
+        }
+    }
+}
+
+/// What is asked for.
+fn view(typed: &Typed) -> Result<View, Trouble> {
+    let by = match typed.value("sort") {
+        None => By::Cpu,
+        Some(word) => By::of(&word.to_string_lossy()).ok_or_else(|| {
+            let all = By::ALL.map(By::word).join(", ");
+            Trouble::Usage(format!("--sort takes one of {all}"))
+        })?,
+    };
+    match typed.words.as_slice() {
+        [] => Ok(View::new(by, String::new())),
+        [filter] => Ok(View::new(by, utf8("the filter", filter)?.to_owned())),
+        [_, word, ..] => {
+            let word = word.to_string_lossy();
+            Err(Trouble::Usage(format!("{word} is one word too many")))
         }
     }
 }
@@ -121,8 +116,9 @@ const INTERVAL: u32 = 2;
 /// A daemon that does not answer for so long is said not to; keys wait for it meanwhile.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-fn looks_of(variable: &str, value: &str) -> bool {
-    std::env::var_os(variable).is_none_or(|set| set.is_empty() || set == OsStr::new(value))
+/// A terminal of which nothing can be expected.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
 fn connect(typed: &Typed) -> Result<Client, Trouble> {
@@ -172,7 +168,7 @@ impl Source {
             asked.push((id, name));
         }
         for (id, name) in asked {
-            match past(&mut client, id) {
+            match history::samples(&mut client, id) {
                 Ok(samples) => view.take_past(name, samples, now),
                 Err(Trouble::Failed(_)) => view.take_past(name, Vec::new(), now),
                 Err(trouble) => return Err(trouble),
@@ -190,18 +186,6 @@ fn report(client: &mut Client, name: &str) -> Result<Option<node::TelemetryRepor
         node_message::Body::TelemetryReport(report) => Ok(Some(report)),
         _ => Err(unexpected()),
     }
-}
-
-fn past(client: &mut Client, id: u64) -> Result<Vec<node::Sample>, Trouble> {
-    let mut samples = Vec::new();
-    client.gather(id, |body| {
-        let node_message::Body::History(mut part) = body else {
-            return Err(unexpected());
-        };
-        samples.append(&mut part.samples);
-        Ok(part.more)
-    })?;
-    Ok(samples)
 }
 
 /// The keys that are typed. A terminal that is gone types no more.
@@ -263,6 +247,15 @@ impl Screen {
     /// All of it is drawn next time.
     fn clear(&mut self) -> Result<(), Trouble> {
         self.terminal.clear()?;
+        Ok(())
+    }
+
+    /// To the background, until somebody has us go on.
+    fn suspend(&mut self) -> Result<(), Trouble> {
+        self.leave();
+        let own = i32::try_from(std::process::id()).unwrap_or_default();
+        process::signal(own, Signal::SUSPEND);
+        *self = Self::enter()?;
         Ok(())
     }
 

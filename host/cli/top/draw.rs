@@ -299,3 +299,227 @@ fn help(frame: &mut Frame, area: Rect, looks: &Looks) {
         frame.render_widget(line, area);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quantix::message::agent::{AgentReady, Disk, Telemetry};
+    use quantix::message::node::TelemetryReport;
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    use super::super::keys::Key;
+    use super::*;
+
+    const PLAIN: Looks = Looks {
+        has_colour: false,
+        has_unicode: false,
+    };
+
+    fn at(seconds: u64) -> Time {
+        Time::from_micros(seconds * 1_000_000)
+    }
+
+    fn samples() -> Vec<Sample> {
+        let sample = |(age, cpu_usage_percent): (u64, f64)| Sample {
+            age_ms: age * 1000,
+            cpu_usage_percent,
+            memory_used: 1 << 30,
+            memory_total: 8 << 30,
+            fullest_disk_percent: 91.5,
+            received: Some(3 << 20),
+            sent: Some(0),
+            ..Default::default()
+        };
+        [(500, 99.0), (490, 20.0), (5, 7.0)].map(sample).to_vec()
+    }
+
+    fn vm(name: &str, state: VmState, reason: &str) -> Vm {
+        Vm {
+            name: name.to_owned(),
+            state: state.into(),
+            reason: reason.to_owned(),
+            since_ms: 65_000,
+            latest: samples().pop(),
+            ..Default::default()
+        }
+    }
+
+    fn view() -> View {
+        let mut view = View::new(By::Name, String::new());
+        let ill = Vm {
+            ills: "disk vda does not answer".to_owned(),
+            ..vm("ill", VmState::Ready, "")
+        };
+        let frozen = Vm {
+            agent: Some(AgentReady {
+                frozen: true,
+                ..Default::default()
+            }),
+            ..vm("frozen", VmState::Ready, "")
+        };
+        let new = Vm {
+            latest: None,
+            ..vm("new", VmState::Ready, "")
+        };
+        view.take(vec![
+            vm("a\x1b]0;owned\x07", VmState::Stalled, "no answer\x1b[2J"),
+            vm(
+                "web1-with-a-name-that-is-longer-than-its-column",
+                VmState::Ready,
+                "",
+            ),
+            ill,
+            frozen,
+            new,
+        ]);
+        view
+    }
+
+    fn drawn(view: &mut View, width: u16, height: u16) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        let moment = Moment {
+            now: at(1000),
+            wall: 1_795_382_405,
+        };
+        // The pasts of those in sight are known from the second time on.
+        for _ in 0..2 {
+            terminal
+                .draw(|frame| draw(frame, view, &PLAIN, moment))
+                .unwrap();
+            for (name, _) in view.without_past(at(1000)) {
+                view.take_past(name, samples(), at(1000));
+            }
+        }
+        let buffer = terminal.backend().buffer();
+        let rows = buffer.content().chunks(width.into());
+        let text = |row: &[ratatui::buffer::Cell]| {
+            let row: String = row.iter().map(ratatui::buffer::Cell::symbol).collect();
+            row.trim_end().to_owned()
+        };
+        rows.map(text).collect()
+    }
+
+    #[test]
+    fn a_line_has_what_its_vm_does_or_why_it_does_nothing() {
+        let lines = drawn(&mut view(), 150, 10);
+        assert_eq!(
+            lines[0],
+            "qx-node top  21:20:05Z  5 VMs: 4 ready, 1 stalled"
+        );
+        assert!(lines[1].starts_with("VM "), "{lines:?}");
+        let line = |name: &str| {
+            let found = lines.iter().find(|line| line.starts_with(name)).unwrap();
+            found.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            line("a\\x1b]0;owned\\x07"),
+            "a\\x1b]0;owned\\x07 stalled, 1m 5s: no answer\\x1b[2J"
+        );
+        assert_eq!(line("new"), "new ready - #: . - : : - - - - - -");
+        assert!(line("ill ").starts_with("ill sick 7.0 % "));
+        assert!(line("frozen ").starts_with("frozen frozen 7.0 % "));
+        let long = line("web1-");
+        assert!(
+            long.starts_with("web1-with-a-name-that-is-longer~ ready 7.0 % #: . 12.5 % : : "),
+            "{long}"
+        );
+        assert!(long.ends_with(" 91.5 % 0.00 - - 3.0 MiB 0 B"), "{long}");
+    }
+
+    #[test]
+    fn one_that_is_examined_has_its_hour_and_its_mounts() {
+        let mut view = view();
+        let disk = |mount_point: &str, filesystem: &str, usage_percent| Disk {
+            mount_point: mount_point.to_owned(),
+            filesystem: filesystem.to_owned(),
+            usage_percent,
+            used: 3 << 30,
+            total: 4 << 30,
+            ..Default::default()
+        };
+        drawn(&mut view, 100, 30);
+        view.key(Key::Home);
+        view.key(Key::Down);
+        view.key(Key::Enter);
+        view.take_report(Some(TelemetryReport {
+            telemetry: Some(Telemetry {
+                disks: vec![
+                    disk("/", "ext4", 75.0),
+                    disk("/run", "tmpfs", 99.0),
+                    disk("/var\x1b", "xfs", 100.0),
+                ],
+                ..Default::default()
+            }),
+            age_ms: 0,
+        }));
+        let lines = drawn(&mut view, 100, 30);
+        let below = lines
+            .iter()
+            .position(|line| line.starts_with("frozen  ready, 1m 5s"));
+        let below = &lines[below.unwrap()..];
+        assert!(
+            below[1].starts_with("CPU: 7.0 %, 1 h peak 99.0 %"),
+            "{below:?}"
+        );
+        assert!(
+            below[1].contains("memory: 12.5 %, 1 h peak 12.5 %"),
+            "{below:?}"
+        );
+        let text = below.join("\n");
+        assert!(text.contains("disks: nothing reported"), "{text}");
+        assert!(
+            text.contains("network: 3.0 MiB/s, 1 h peak 3.0 MiB/s"),
+            "{text}"
+        );
+        let full = "#".repeat(20);
+        let var = format!("/var\\x1b  100.0 %  {full}  3.0 GiB of 4.0 GiB  xfs");
+        assert!(text.contains(&var), "{text}");
+        assert!(text.find("/var") < text.find("\n/  "), "{text}");
+        assert!(!text.contains("/run"), "{text}");
+    }
+
+    #[test]
+    fn no_terminal_is_too_small_or_too_large() {
+        let mut view = view();
+        for keys in ["", "?", "j\n", "/x"] {
+            for key in keys.chars() {
+                view.key(match key {
+                    '\n' => Key::Enter,
+                    key => Key::Char(key),
+                });
+            }
+            for (width, height) in [
+                (1, 1),
+                (5, 2),
+                (20, 3),
+                (40, 8),
+                (80, 24),
+                (300, 100),
+                (9, 90),
+            ] {
+                drawn(&mut view, width, height);
+            }
+            view.mode = Mode::List;
+        }
+    }
+
+    #[test]
+    fn where_there_is_nothing_it_says_what_to_do() {
+        let mut nothing = View::new(By::Cpu, String::new());
+        let lines = drawn(&mut nothing, 80, 6);
+        assert!(
+            lines[2].starts_with("no VMs: `qx-node channel VM`"),
+            "{lines:?}"
+        );
+        let mut view = view();
+        for key in "/nobody".chars() {
+            view.key(Key::Char(key));
+        }
+        let lines = drawn(&mut view, 80, 6);
+        assert_eq!(lines[2], "no VM is nobody: Esc shows all");
+        assert!(lines[5].starts_with("/nobody "), "{lines:?}");
+        assert!(lines[5].contains("0 found"), "{lines:?}");
+        view.trouble = Some("no daemon on /run/x".to_owned());
+        assert!(drawn(&mut view, 80, 6)[0].ends_with("  no daemon on /run/x"));
+    }
+}
