@@ -89,6 +89,9 @@ fn last_words<'a>(lines: impl Iterator<Item = &'a str>) -> Option<String> {
     }
 }
 
+/// So often its end is looked for without a signal: of several threads, as tests have, another may be told of it.
+const LOOK: Duration = Duration::from_secs(1);
+
 impl<'a> Tool<'a> {
     /// One that gets no input, and is listened to.
     pub const fn new(name: &'a str, args: &'a [&'a str], patience: Duration) -> Self {
@@ -153,7 +156,7 @@ impl<'a> Tool<'a> {
             if ended.is_some() || left.is_zero() {
                 break ended;
             }
-            talk.wait(&watch, left)?;
+            talk.wait(&watch, left.min(LOOK))?;
             watch.take();
         };
         if ended.is_none() {

@@ -151,7 +151,7 @@ fn row(
         cells.push(Span::raw(" ".repeat(GAP)));
     }
     let style = match view.is_selected(vm) {
-        true => Style::new().add_modifier(Modifier::REVERSED),
+        true => looks.selected(),
         false => Style::new(),
     };
     Line::from(cells).style(style)

@@ -49,6 +49,15 @@ impl Looks {
         self.style(colour).add_modifier(Modifier::BOLD)
     }
 
+    /// What keys are for. Bars stay as they are where there are colours.
+    pub const fn selected(&self) -> Style {
+        match self.has_colour {
+            // A dark grey, of 256.
+            true => Style::new().bg(Color::Indexed(237)),
+            false => Style::new().add_modifier(Modifier::REVERSED),
+        }
+    }
+
     pub const fn of_state(&self, state: VmState) -> Style {
         match state {
             VmState::Ready => self.style(Color::Green),
