@@ -13,7 +13,7 @@ use std::time::Duration;
 use quantix::error::system_text;
 use quantix::message::node::{self, node_message};
 use quantix::rt::clock;
-use quantix::rt::sys::fd::{Wait, is_readable_now, wait};
+use quantix::rt::sys::fd::{Wait, wait};
 use quantix::rt::sys::process::{self, Signal};
 use quantix::time::Time;
 use ratatui::Terminal;
@@ -60,6 +60,7 @@ pub fn top(typed: &Typed) -> Result<u8, Trouble> {
         let stdin = io::stdin();
         let mut waits = [Wait::read(&stdin), Wait::read(&signals.stream)];
         wait(&mut waits, Some(due.since(clock::now())))?;
+        let is_typed = waits[0].is_ready();
         match signals.take().into_iter().find(|of| *of != Caught::Resize) {
             // Nobody is there to be told.
             Some(Caught::HangUp) => return Ok(0),
@@ -70,7 +71,7 @@ pub fn top(typed: &Typed) -> Result<u8, Trouble> {
             Some(Caught::Resize) | None => {}
         }
         let mut is_wanted = clock::now() >= due && !view.is_paused();
-        if is_readable_now(&stdin) {
+        if is_typed {
             for key in read_keys()? {
                 match view.key(key) {
                     Act::None => {}

@@ -28,7 +28,7 @@ pub struct List {
 }
 
 impl Daemon {
-    pub(super) fn list_vms(&mut self, now: Time, key: ClientKey, request: &NodeMessage) {
+    pub(super) fn list_vms(&mut self, key: ClientKey, request: &NodeMessage) {
         let Some(client) = self.clients.get_mut(&key) else {
             return;
         };
@@ -40,7 +40,8 @@ impl Daemon {
             id: request.id,
             behind: None,
         });
-        self.go_on_listing(now, key);
+        // Its first part is made as all others are.
+        self.to_write.insert(key);
     }
 
     /// The next part of a list, if the client wants one.

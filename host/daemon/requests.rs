@@ -49,7 +49,7 @@ impl Daemon {
             return self.refuse(client, &request, &Failure::new(Code::Invalid, why));
         }
         if let node_message::Body::ListVms(_) = body {
-            return self.list_vms(now, client, &request);
+            return self.list_vms(client, &request);
         }
         if let node_message::Body::GetEvents(wanted) = body {
             return self.list_events(follower, &request, wanted.follow);

@@ -112,16 +112,6 @@ impl Guest {
         let words = ["cp", "--parents", local.to_str().unwrap(), &to];
         self.node().cli(&words).ok();
     }
-
-    /// Does this, and waits until another agent has come.
-    fn until_next_agent(&self, act: impl FnOnce()) {
-        let sessions = || self.node().vm("db1")["counters"]["sessions"].clone();
-        let before = sessions();
-        act();
-        wait_until("the next agent", 3 * PATIENCE, || {
-            sessions() != before && self.node().state("db1") == "ready"
-        });
-    }
 }
 
 #[test]

@@ -820,6 +820,18 @@ impl Own {
         own
     }
 
+    /// Does this, and waits until another agent has come. It is not asked which it is: a command that asked would
+    /// be cut off with the old one.
+    #[track_caller]
+    pub fn until_next_agent(&self, act: impl FnOnce()) {
+        let sessions = || count(&self.node.vm("db1"), "sessions");
+        let before = sessions();
+        act();
+        wait_until("the next agent", 3 * PATIENCE, || {
+            sessions() != before && self.node.state("db1") == "ready"
+        });
+    }
+
     /// The guest's agent and what it has forked, the agent first.
     #[track_caller]
     pub fn agents(&self) -> Vec<u32> {

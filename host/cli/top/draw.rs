@@ -51,7 +51,7 @@ pub fn draw(frame: &mut Frame, view: &mut View, looks: &Looks, moment: Moment) {
         details::draw(frame, below, examined, view.past(examined.0), looks, moment);
     }
     if view.mode == Mode::Help {
-        help(frame, list.union(below), looks);
+        help(frame, list.union(below));
     }
     frame.render_widget(foot_line(view, looks), foot);
 }
@@ -276,7 +276,7 @@ fn foot_line(view: &View, looks: &Looks) -> Line<'static> {
     Line::from(text).style(looks.style(Color::DarkGray))
 }
 
-fn help(frame: &mut Frame, area: Rect, looks: &Looks) {
+fn help(frame: &mut Frame, area: Rect) {
     let orders = By::ALL.map(|by| {
         let (key, rest) = by.word().split_at(1);
         format!("[{key}]{rest}")
@@ -294,8 +294,7 @@ fn help(frame: &mut Frame, area: Rect, looks: &Looks) {
         "q                            quit".to_owned(),
     ];
     frame.render_widget(ratatui::widgets::Clear, area);
-    for (line, area) in lines.iter().zip(area.rows()) {
-        let line = Line::from(line.clone()).style(looks.style(Color::Reset));
+    for (line, area) in lines.into_iter().zip(area.rows()) {
         frame.render_widget(line, area);
     }
 }

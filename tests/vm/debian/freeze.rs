@@ -52,7 +52,7 @@ impl Guest {
         let job = self.ask("exec", &["--detach", "--", &line]).text();
         wait_until("the trigger", PATIENCE, || waits() > before);
         self.ask("freeze", &[]).ok();
-        self.until_next_agent(|| {
+        self.own.until_next_agent(|| {
             self.ask("kill", &[&job, "--signal", "USR1"]).ok();
         });
         let mut status = Value::Null;

@@ -183,7 +183,7 @@ fn by_networkd(guest: &Guest) {
 
     // The agent's end does not take the change with it, as systemd would take what is left of a service.
     let found = guest.set(1, "--address 10.1.2.88/24 --unconfirmed");
-    guest.until_next_agent(|| {
+    guest.own.until_next_agent(|| {
         let line = "systemctl restart quantix-kvm-agent";
         guest.ask("exec", &["--detach", "--", line]).ok();
     });

@@ -13,7 +13,7 @@ pub fn what_is_due_is_told_and_taken_back(guest: &Guest) {
             .contains("quantix-kvm-agent: poweroff in 3000 s: good night")
     });
     // systemd knows nothing of it, and the agent that it starts does.
-    guest.until_next_agent(|| {
+    guest.own.until_next_agent(|| {
         guest
             .ask(
                 "exec",

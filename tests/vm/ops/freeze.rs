@@ -285,12 +285,9 @@ fn whoever_leaves_a_guest_frozen_it_thaws_by_itself() {
     ] {
         let trigger = guest.trigger(&line);
         guest.freeze(&[]);
-        let sessions = || guest.node().vm("db1")["counters"]["sessions"].clone();
-        let before = sessions();
-        trigger();
-        if has_new_agent {
-            wait_until("the next agent", PATIENCE, || sessions() != before);
-            guest.own.node.wait_state("db1", "ready");
+        match has_new_agent {
+            true => guest.own.until_next_agent(trigger),
+            false => trigger(),
         }
         let said = wait_thawed(&guest);
         assert!(said.contains(why), "{line}: {said}");

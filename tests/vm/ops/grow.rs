@@ -320,13 +320,9 @@ fn a_grow_that_the_guest_s_end_or_the_agent_s_cuts_off_is_ended_by_the_next() {
             own.node.cli(&["exec", "db1", "--detach", "--", line]).ok();
             own.node
                 .sh("db1", "until [ -e /tmp/waits ]; do sleep 0.05; done");
-            // A command that asked for the agent would be cut off as well.
-            let sessions = || own.node.vm("db1")["counters"]["sessions"].clone();
-            let before = sessions();
-            // On a busy machine it may have had its answer before the agent's end.
-            own.node.cli(&["grow", "db1", "/srv/a"]);
-            wait_until("the next agent", PATIENCE, || {
-                sessions() != before && own.node.state("db1") == "ready"
+            own.until_next_agent(|| {
+                // On a busy machine it may have had its answer before the agent's end.
+                own.node.cli(&["grow", "db1", "/srv/a"]);
             });
         }
         own.node
