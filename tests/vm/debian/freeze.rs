@@ -77,6 +77,11 @@ fn a_debian_is_frozen_with_its_root_its_journal_and_its_volumes() {
         mount -o loop /srv/logs/image /srv/loop",
     );
     disks_are_shown_as_lvm_has_them(&guest);
+    for words in [&["/srv/logs"][..], &["/srv/logs", "--dry-run"]] {
+        let advice =
+            "by hand with pvresize /dev/vdb, then lvextend -r -l +100%FREE /dev/mapper/data-logs";
+        guest.ask("grow", words).failed(1, &[advice]);
+    }
     for place in PLACES {
         // Of no service of ours, so that nothing that ends that ends them.
         guest.sh(&format!(

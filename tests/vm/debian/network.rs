@@ -138,6 +138,7 @@ fn a_debian_s_interfaces_are_configured_by_whoever_has_them() {
     by_ifupdown_beside_another_route(&guest);
     by_network_manager(&guest);
     by_netplan(&guest);
+    they_come_back_with_the_next_boot(&guest);
 }
 
 fn by_ifupdown(guest: &Guest) {
@@ -279,4 +280,19 @@ fn by_netplan(guest: &Guest) {
     let why = "99-bad.yaml:3:19: Error in network definition: invalid boolean value 'maybe'";
     guest.undone("set eth3 --dhcp", &[why]);
     assert!(guest.is(3, 77, true));
+}
+
+/// What was confirmed is what each of the four configures at a start, in its own order.
+fn they_come_back_with_the_next_boot(guest: &Guest) {
+    guest.sh("rm /etc/netplan/99-bad.yaml");
+    guest.confirmed(2, &usual_with_dns(2));
+    guest.sh(
+        "rm /etc/systemd/system/networking.service && systemctl daemon-reload && \
+        systemctl enable networking systemd-networkd NetworkManager 2>&1",
+    );
+    let patience = ["--wait", "--timeout", "900"];
+    guest.ask("reboot", &patience).ok();
+    for number in 0..MANAGERS.len() {
+        guest.wait_for(number, 77, true);
+    }
 }
