@@ -406,7 +406,13 @@ fn put_back(record: &Record) -> Option<String> {
     let mut fault = None;
     let network = Network::read().unwrap_or_default();
     for line in missing(&network) {
-        fault = fault.or(tell(line).err());
+        if let Err(why) = tell(line.clone()) {
+            // Its manager, which goes on by itself, may have come first.
+            let network = Network::read().unwrap_or_default();
+            if missing(&network).contains(&line) {
+                fault.get_or_insert(why);
+            }
+        }
     }
     if before.addresses.iter().any(|of| of.dynamic) {
         let none = |network: &Network| {

@@ -290,9 +290,17 @@ fn they_come_back_with_the_next_boot(guest: &Guest) {
         "rm /etc/systemd/system/networking.service && systemctl daemon-reload && \
         systemctl enable networking systemd-networkd NetworkManager 2>&1",
     );
+    let addresses = || [0, 1, 2, 3].map(|number| guest.address(number));
+    let before = addresses();
+    assert!(
+        before
+            .iter()
+            .all(|one| one.ends_with(".77/24") || one == "10.0.2.15/24"),
+        "{before:?}"
+    );
     let patience = ["--wait", "--timeout", "900"];
     guest.ask("reboot", &patience).ok();
-    for number in 0..MANAGERS.len() {
-        guest.wait_for(number, 77, true);
-    }
+    wait_until("all their addresses", 2 * PATIENCE, || {
+        addresses() == before
+    });
 }
