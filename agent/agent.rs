@@ -13,6 +13,7 @@ use quantix::ids::MessageId;
 use quantix::loss::GOODBYE;
 use quantix::message::{Body, agent};
 use quantix::rt::log::{DropLog, Log};
+use quantix::rt::notify::Notify;
 use quantix::rt::signal::{Signal, Signals};
 use quantix::rt::sys::{netlink::Listener, process};
 use quantix::rt::{clock, random};
@@ -106,6 +107,7 @@ pub struct Agent {
     /// SIGTERM has come.
     stopping: bool,
     drops: DropLog,
+    notify: Notify,
 }
 
 impl Agent {
@@ -174,6 +176,7 @@ impl Agent {
             reporting: false,
             stopping: false,
             drops: DropLog::default(),
+            notify: Notify::from_environment(),
         })
     }
 
@@ -245,6 +248,7 @@ impl Agent {
             self.changes.poll_timeout(),
             self.freezing.poll_timeout(),
             self.report_at,
+            self.notify.poll_timeout(),
             self.port.poll_timeout(self.guest.is_open()),
         ]
         .into_iter()
@@ -266,13 +270,19 @@ impl Agent {
             // The host name needs no look.
             self.announce_changes();
         }
+        self.notify.on_timeout(now);
         match self.port.handle_timeout(now, self.poll.registry()) {
             Some(Opened::Yes(path)) => {
-                self.log
-                    .info(format_args!("port {} is open", path.display()));
+                let line = format!("port {} is open", path.display());
+                self.log.info(format_args!("{line}"));
+                self.notify.ready(now, &line);
                 self.guest.handle_port_reopened();
             }
-            Some(Opened::No(Some(why))) => self.log.warning(format_args!("waiting: {why}")),
+            Some(Opened::No(Some(why))) => {
+                self.log.warning(format_args!("waiting: {why}"));
+                // Whoever starts us is not to wait for what may take for ever.
+                self.notify.ready(now, &format!("waiting: {why}"));
+            }
             Some(Opened::No(None)) | None => {}
         }
         if self.report_at.is_some_and(|at| at <= now) {
@@ -562,6 +572,7 @@ impl Agent {
     /// Tells the host and ends what is waited for, but for commands; when that is gone the agent ends.
     fn stop(&mut self, now: Time) {
         self.log.info(format_args!("stopping"));
+        self.notify.stopping();
         self.stopping = true;
         self.jobs.leave();
         self.freezing.leave(now);

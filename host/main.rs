@@ -5,7 +5,6 @@
 mod cli;
 mod config;
 mod daemon;
-mod notify;
 mod owners;
 mod serve;
 mod stream;

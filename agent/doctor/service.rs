@@ -55,7 +55,7 @@ fn judge(text: &str) -> Check {
             return unknown(NAME, seen, "");
         }
         ("not-found", ..) => {
-            let remedy = "install agent/quantix-kvm-agent.service";
+            let remedy = "install the package of the agent";
             (Status::Warn, "there is no such unit", remedy)
         }
         ("masked", ..) => {

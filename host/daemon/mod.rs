@@ -39,6 +39,7 @@ use std::time::Duration;
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token};
 use quantix::rt::log::{Log, Rate};
+use quantix::rt::notify::Notify;
 use quantix::rt::signal::{Signal, Signals};
 use quantix::rt::sys::inotify::Watch;
 use quantix::rt::sys::process;
@@ -56,7 +57,6 @@ use ready::Ready;
 use vm::Vm;
 
 use crate::config::{self, Config};
-use crate::notify::Notify;
 
 pub use clocks::TimeSync;
 pub use discover::{SUFFIX, vm_of};
@@ -232,7 +232,7 @@ impl Daemon {
     /// epoll_wait(2) fails, which it does not.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
-        self.notify.ready(clock::now());
+        self.notify.ready(clock::now(), &self.how());
         loop {
             match self.poll.poll(&mut events, self.timeout()) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

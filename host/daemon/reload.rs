@@ -2,11 +2,11 @@
 
 use quantix::error::Failure;
 use quantix::message::node::VmState;
+use quantix::rt::notify::Notify;
 use quantix::time::Time;
 
 use super::Daemon;
 use crate::config::{Config, Source};
-use crate::notify::Notify;
 
 impl Daemon {
     /// Has it configured so, and by this again when it is told to.
@@ -68,17 +68,20 @@ impl Daemon {
                 Err(why) => self.log.warning(format_args!("{why}; it is as it was")),
             }
         }
-        self.notify.ready(now);
+        self.notify.ready(now, &self.how());
     }
 
     /// That we live, and with it how many VMs do.
     pub(super) fn tell_systemd(&mut self, now: Time) {
         if self.notify.on_timeout(now) {
-            let vms = self.names.values().filter_map(|key| self.vms.get(key));
-            let ready = vms.filter(|vm| vm.state().wire() == VmState::Ready).count();
-            let all = self.names.len();
-            self.notify
-                .status(&format!("{ready} of {all} VMs are ready"));
+            self.notify.status(&self.how());
         }
+    }
+
+    pub(super) fn how(&self) -> String {
+        let vms = self.names.values().filter_map(|key| self.vms.get(key));
+        let ready = vms.filter(|vm| vm.state().wire() == VmState::Ready).count();
+        let all = self.names.len();
+        format!("{ready} of {all} VMs are ready")
     }
 }

@@ -8,6 +8,7 @@ pub mod conf;
 pub mod crypt;
 pub mod log;
 pub mod logfile;
+pub mod notify;
 pub mod partitions;
 pub mod random;
 pub mod replace;

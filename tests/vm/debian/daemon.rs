@@ -1,23 +1,24 @@
 //! The host's daemon, as systemd keeps it, in a machine that has one.
 
 use super::Guest;
-use crate::vm::harness::{PATIENCE, program, wait_until};
+use crate::util::packages::{self, Kind};
+use crate::vm::harness::{PATIENCE, wait_until};
 
 pub fn is_a_service_that_systemd_keeps(guest: &Guest) {
-    let binary = program("qx-node");
-    let to = "db1:/usr/local/sbin/qx-node";
-    let copy = ["cp", binary.to_str().unwrap(), to];
+    let package = packages::find(packages::built(Kind::Deb), "quantix-node");
+    let copy = ["cp", package.to_str().unwrap(), "db1:/root/node.deb"];
     guest.node().cli(&copy).ok();
-    guest.put(
-        "/etc/systemd/system/quantix-node.service",
-        include_str!("../../../host/quantix-node.service"),
-    );
-    let conf = "/etc/quantix-kvm/node.conf";
-    guest.put(conf, include_str!("../../../host/node.conf"));
-    guest.sh("systemctl daemon-reload && systemctl start quantix-node");
+    let all = "find /etc /usr /lib /run/quantix-kvm /var/lib/systemd -xdev | sort";
+    let before = guest.sh(all);
+    guest.sh("dpkg --install /root/node.deb 2>&1");
     // It is started when clients are taken, and not before.
-    let list = "/usr/local/sbin/qx-node vms";
+    let list = "qx-node vms";
     assert!(guest.sh(list).starts_with("no VMs: "));
+    // libvirt's QEMU is in that group.
+    let directories = guest.sh("stat -c '%a %U:%G' /run/quantix-kvm /run/quantix-kvm/vms");
+    assert_eq!(directories, "755 root:root\n1775 root:kvm");
+    assert!(guest.sh("getent group quantix").starts_with("quantix:"));
+    let conf = "/etc/quantix-kvm/node.conf";
     let show = |what: &str| guest.sh(&format!("systemctl show -P {what} quantix-node"));
     assert_eq!(show("Type"), "notify");
     let pid = show("MainPID");
@@ -78,4 +79,10 @@ pub fn is_a_service_that_systemd_keeps(guest: &Guest) {
     // Nothing is left that clients or node_exporter would take for a daemon's.
     let left = "ls -d /run/quantix-kvm/qx-node.sock /srv/full/quantix.prom 2>/dev/null";
     assert_eq!(guest.says(left), "");
+
+    guest.sh("dpkg --purge quantix-node 2>&1 && rm -r /run/systemd/system/quantix-node.service.d");
+    assert_eq!(guest.sh(all), before);
+    guest
+        .says("getent group quantix || echo none")
+        .ends_with("none");
 }

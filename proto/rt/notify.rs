@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use quantix::rt::clock;
-use quantix::time::Time;
+use super::clock;
+use crate::time::Time;
 
 /// Whoever is told.
 #[derive(Debug, Default)]
@@ -38,9 +38,9 @@ impl Notify {
         }
     }
 
-    /// Clients are taken from now on.
-    pub fn ready(&mut self, now: Time) {
-        self.say("READY=1");
+    /// All is set up from now on; and how, in one line for `systemctl status`.
+    pub fn ready(&mut self, now: Time, how: &str) {
+        self.say(&format!("READY=1\nSTATUS={how}"));
         self.next = self.every.map(|every| now + every);
     }
 
