@@ -16,7 +16,49 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /  make \1|/p' Makefile | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 build: ## both programs, static, in target/x86_64-unknown-linux-gnu/release
-	cargo build --release
+	cargo build --release --locked
+
+deb: build ## quantix-kvm-agent and quantix-node for dpkg, in target/deb
+	deb/build
+
+rpm: build ## the same for rpm, in target/rpm
+	rpm/build
+
+# What is where: the packages' only list of files. DESTDIR is put in front, BIN is where the programs are.
+BIN = target/x86_64-unknown-linux-gnu/release
+UNITDIR = /usr/lib/systemd/system
+UDEVDIR = /usr/lib/udev/rules.d
+SHARE = /usr/share
+IN = install -D -m 644
+RUN = install -D -m 755
+
+install-agent: ## put the agent and what goes with it below DESTDIR, as its package has it
+	$(RUN) $(BIN)/quantix-kvm-agent $(DESTDIR)/usr/sbin/quantix-kvm-agent
+	$(IN) agent/agent.conf $(DESTDIR)/etc/quantix-kvm/agent.conf
+	install -d -m 755 $(DESTDIR)/etc/quantix-kvm/freeze.d $(DESTDIR)/etc/quantix-kvm/restore.d
+	$(IN) agent/service/quantix-kvm-agent.service $(DESTDIR)$(UNITDIR)/quantix-kvm-agent.service
+	$(IN) agent/service/99-quantix-kvm-agent.rules $(DESTDIR)$(UDEVDIR)/99-quantix-kvm-agent.rules
+	$(RUN) agent/service/openrc $(DESTDIR)/etc/init.d/quantix-kvm-agent
+	$(RUN) agent/service/busybox $(DESTDIR)$(SHARE)/quantix-kvm-agent/busybox
+	$(IN) agent/service/monitor-only.conf $(DESTDIR)$(SHARE)/quantix-kvm-agent/monitor-only.conf
+	$(IN) agent/service/selinux/quantix_kvm_agent.te $(DESTDIR)$(SHARE)/quantix-kvm-agent/selinux/quantix_kvm_agent.te
+	$(IN) agent/service/selinux/quantix_kvm_agent.fc $(DESTDIR)$(SHARE)/quantix-kvm-agent/selinux/quantix_kvm_agent.fc
+	$(IN) docs/man/quantix-kvm-agent.8 $(DESTDIR)$(SHARE)/man/man8/quantix-kvm-agent.8
+	$(IN) docs/man/quantix-kvm-agent.conf.5 $(DESTDIR)$(SHARE)/man/man5/quantix-kvm-agent.conf.5
+
+install-node: ## put the daemon and what goes with it below DESTDIR, as its package has it
+	$(RUN) $(BIN)/qx-node $(DESTDIR)/usr/bin/qx-node
+	$(IN) host/node.conf $(DESTDIR)/etc/quantix-kvm/node.conf
+	$(IN) host/service/quantix-node.service $(DESTDIR)$(UNITDIR)/quantix-node.service
+	$(RUN) host/service/openrc $(DESTDIR)/etc/init.d/quantix-node
+	$(IN) host/service/tmpfiles.conf $(DESTDIR)/usr/lib/tmpfiles.d/quantix-node.conf
+	$(IN) host/service/sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/quantix-node.conf
+	$(IN) host/service/logrotate $(DESTDIR)/etc/logrotate.d/quantix-node
+	$(IN) host/completions/qx-node.bash $(DESTDIR)$(SHARE)/bash-completion/completions/qx-node
+	$(IN) host/completions/_qx-node $(DESTDIR)$(SHARE)/zsh/site-functions/_qx-node
+	$(IN) host/completions/qx-node.fish $(DESTDIR)$(SHARE)/fish/vendor_completions.d/qx-node.fish
+	$(IN) docs/man/qx-node.8 $(DESTDIR)$(SHARE)/man/man8/qx-node.8
+	$(IN) docs/man/quantix-node.conf.5 $(DESTDIR)$(SHARE)/man/man5/quantix-node.conf.5
 
 demo: ## boot a VM with the agent, start the daemon, show every command
 	@tests/vm/demo.sh
@@ -26,7 +68,7 @@ demo-stop: ## stop what `make demo` left running
 
 test: ## install what the tests need, run them all; in a real VM what ships
 	tests/vm/install.sh
-	cargo build --release
+	cargo build --release --locked
 	QX_TEST_RELEASE=1 RUST_TEST_THREADS=$(THREADS) cargo test
 
 bench: ## size, memory, wake-ups, round trips and throughput in a VM
@@ -67,4 +109,4 @@ lint: ## what .ci/run checks before the tests
 clean: demo-stop ## remove everything that was made
 	cargo clean
 
-.PHONY: help build demo demo-stop test bench soak soak-vm check-deep fuzz fmt lint clean
+.PHONY: help build deb rpm install-agent install-node demo demo-stop test bench soak soak-vm check-deep fuzz fmt lint clean

@@ -23,5 +23,7 @@ mod cli;
 mod regression;
 // What the sources must keep to, read from the sources.
 mod fence;
+// The packages, put into systems that do not run.
+mod packages;
 // The agent in a real VM, the daemon and the command line outside.
 mod vm;

@@ -10,7 +10,7 @@
 #![allow(clippy::disallowed_methods)]
 
 // What the tests stand on.
-mod harness;
+pub mod harness;
 mod qmp;
 mod screen;
 

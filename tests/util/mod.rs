@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod node;
+pub mod packages;
 pub mod qmp;
 pub mod relay;
 

@@ -10,6 +10,7 @@ mod freeze;
 mod inventory;
 mod names;
 mod network;
+mod package;
 mod power;
 mod services;
 
@@ -19,10 +20,15 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
+use crate::util::packages::{self, Kind};
+
 use super::harness::{Node, Options, Outcome, Own, PATIENCE, Place, make, system, wait_until};
 
 /// The disk that all start from, made once for all runs.
-static DISK: LazyLock<PathBuf> = LazyLock::new(|| PathBuf::from(make("debian.sh", &[]).trim_end()));
+static DISK: LazyLock<PathBuf> = LazyLock::new(|| {
+    let package = packages::find(packages::built(Kind::Deb), "quantix-kvm-agent");
+    PathBuf::from(make("debian.sh", &[&package]).trim_end())
+});
 
 /// A Debian, `db1`, with its daemon.
 struct Guest {
@@ -117,6 +123,9 @@ impl Guest {
 #[test]
 fn a_debian_is_run_beside_its_own_tools() {
     let guest = Guest::boot(&[]);
+    package::is_a_service_that_udev_starts(&guest);
+    package::outlives_what_eats_all_memory(&guest);
+    package::is_exchanged_under_what_it_runs(&guest);
     services::are_told_what_to_do(&guest);
     services::logs_are_the_journals(&guest);
     accounts::passwords_let_in_and_keep_out(&guest);

@@ -1,15 +1,16 @@
 #!/bin/sh
-# Makes the disk of a guest with systemd: a Debian as debootstrap makes it, with the agent's own unit and
-# udev rule, for the kernel of image.sh. Prints where it is: a raw image of one ext4, which is not to be
-# changed; whoever starts a guest takes a copy. The agent itself comes with the initramfs (qx.root in init).
+# Makes the disk of a guest with systemd: a Debian as debootstrap makes it, for the kernel of image.sh, with the agent's
+# package baked in as docs/images.md has it done. Prints where it is: a raw image of one ext4, which is not to be
+# changed; whoever starts a guest takes a copy.
 #
-#   usage: tests/vm/debian.sh
+#   usage: tests/vm/debian.sh PACKAGE
 #
+#   PACKAGE      quantix-kvm-agent_*.deb
 #   QX_VM_CACHE  as for image.sh
 #
 # Packages come from where this machine's apt has its own, or from Debian's mirror if it has no such. It takes
-# minutes, and is done once: until one of its sources here changes. Needs root, or sudo. Calls may run at the
-# same time: one makes it, the others wait.
+# minutes, and is done once, but for the package, which takes seconds: until one of its sources here changes. Needs root,
+# or sudo. Calls may run at the same time: one makes it, the others wait.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -24,6 +25,8 @@ packages=$packages,iproute2,ifupdown,isc-dhcp-client,openssh-server
 packages=$packages,network-manager,netplan.io
 # What Ansible needs in a guest, and how somebody there becomes root.
 packages=$packages,python3,python3-apt,sudo
+# Whom the agent is compared with, and who else keeps services.
+packages=$packages,qemu-guest-agent,openrc
 
 # Work of every boot that nobody here waits for, each a second or more where a processor is emulated.
 masked="apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
@@ -71,25 +74,35 @@ make_disk() {
     for unit in $masked; do ln -sf /dev/null "$tree/etc/systemd/system/$unit"; done
     chroot "$tree" systemctl -q disable ssh.service NetworkManager.service
     chroot "$tree" systemctl -q set-default multi-user.target
-    cp "$root/agent/quantix-kvm-agent.service" "$tree/etc/systemd/system/"
-    cp "$root/agent/99-quantix-kvm-agent.rules" "$tree/etc/udev/rules.d/"
     # Or systemd would do at each boot what it does after an update.
     touch "$tree/etc/.updated" "$tree/var/.updated"
 
     mke2fs -q -t ext4 -E root_owner=0:0 -d "$tree" "$1/disk" 800M
 }
 
+# Also in a mount namespace of its own.
+install_package() {
+    mkdir "$1/tree"
+    mount -o loop "$1/disk" "$1/tree"
+    dpkg --root="$1/tree" --install "$2" >"$1/log" 2>&1 || { cat "$1/log" >&2; die "dpkg does not take $2"; }
+    umount "$1/tree"
+}
+
 # --- main -------------------------------------------------------------------------------------------
 
 PATH=$PATH:/usr/sbin:/sbin
-case "$#:${1:-}" in
-    0:) ;;
-    2:--make)
+case "${1:-}" in
+    --make)
         make_disk "$2" </dev/null
         exit
         ;;
-    *) die "usage: debian.sh" ;;
+    --install)
+        install_package "$2" "$3" </dev/null
+        exit
+        ;;
 esac
+[ $# = 1 ] || die "usage: debian.sh PACKAGE"
+package=$1
 for t in debootstrap mke2fs unshare flock; do
     command -v $t >/dev/null || die "$t is missing; run tests/vm/install.sh"
 done
@@ -97,15 +110,21 @@ done
 "$here/image.sh" - "$cache/probe" >&2
 exec 7>"$cache/debian.lock"
 flock 7
-key=$(sum "$here/debian.sh" "$root/agent/quantix-kvm-agent.service" "$root/agent/99-quantix-kvm-agent.rules" \
-    "$cache/probe/vmlinuz")
-disk=$cache/debian-$key.ext4
-if [ ! -f "$disk" ]; then
-    $sudo rm -rf "$cache"/debian-* # of other sources, or left by a killed run
-    tmp=$(mktemp -d "$cache/debian-tmp.XXXXXX")
-    trap '$sudo rm -rf "$tmp"' EXIT
-    trap 'exit 1' INT TERM HUP
+base=$cache/debian-$(sum "$here/debian.sh" "$cache/probe/vmlinuz").ext4
+disk=${base%.ext4}-$(sum "$package").ext4
+tmp=$(mktemp -d "$cache/debian-tmp.XXXXXX")
+trap '$sudo rm -rf "$tmp"' EXIT
+trap 'exit 1' INT TERM HUP
+if [ ! -f "$base" ]; then
+    for old in "$cache"/debian-*.ext4; do $sudo rm -f "$old"; done # of other sources
     $sudo env QX_VM_CACHE="$cache" unshare --mount "$0" --make "$tmp" 7>&- >&2
+    mv "$tmp/disk" "$base"
+    $sudo rm -rf "$tmp/tree"
+fi
+if [ ! -f "$disk" ]; then
+    for old in "${base%.ext4}"-*.ext4; do $sudo rm -f "$old"; done # of other packages
+    cp --sparse=always "$base" "$tmp/disk"
+    $sudo env QX_VM_CACHE="$cache" unshare --mount "$0" --install "$tmp" "$package" 7>&- >&2
     mv "$tmp/disk" "$disk"
 fi
 echo "$disk"

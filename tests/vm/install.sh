@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the VM tests need and this machine lacks: QEMU for x86, a static busybox, cpio, a C
 # compiler with a static libc, make, mke2fs, mkfs.xfs, mkfs.btrfs, sfdisk, sgdisk, socat, tmux, libvirt,
-# debootstrap, ssh, Ansible, Prometheus, and the tools that unpack kernel packages.
+# debootstrap, ssh, Ansible, Prometheus, what makes packages for dpkg and rpm, and the tools that unpack kernel packages.
 #
 #   usage: tests/vm/install.sh
 #
@@ -51,6 +51,9 @@ missing() {
     have python3 || echo python3
     have prometheus && have promtool || echo prometheus
     have ssh && have ssh-keygen || echo openssh-client
+    have dh || echo debhelper
+    have dpkg-buildpackage || echo dpkg-dev
+    have rpmbuild || echo rpm
     have ansible-playbook && have ansible-doc || echo ansible-core
 }
 
@@ -62,6 +65,9 @@ translate() {
         apk:qemu-system-x86) echo qemu-system-x86_64 ;;
         apk:libc6-dev) echo musl-dev ;;
         apk:util-linux) echo flock ;;
+        dnf:rpm) echo rpm-build ;;
+        apk:debhelper) ;;
+        apk:dpkg-dev) echo dpkg-dev ;;
         dnf:fdisk) echo util-linux ;;
         dnf:prometheus) echo golang-github-prometheus ;;
         apk:fdisk) echo sfdisk ;;

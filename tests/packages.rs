@@ -1,0 +1,345 @@
+//! The packages: what they hold, and what becomes of a system into which they are put, of which they are taken out, and
+//! in which they are exchanged. The systems are directories with a busybox, as images are before their first boot:
+//! nothing runs in them, and nothing may be started.
+
+#![cfg(test)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use crate::util::Dir;
+use crate::util::packages::{self, Kind, run};
+
+/// Both packages of a kind, in this version and in the next.
+struct Built {
+    dir: Dir,
+    next: String,
+}
+
+impl Built {
+    fn new(kind: Kind) -> Self {
+        let dir = Dir::new();
+        // Another copy of the sources, elsewhere: what says where it was made shows.
+        let sources = dir.join("elsewhere");
+        packages::copy_sources(&sources);
+        packages::build(kind, &sources, &dir.join("again"));
+        let manifest = sources.join("Cargo.toml");
+        let text = fs::read_to_string(&manifest).unwrap();
+        let version = quantix::VERSION;
+        let next = format!("{version}.1");
+        let text = text.replacen(
+            &format!("\nversion = \"{version}\""),
+            &format!("\nversion = \"{next}\""),
+            1,
+        );
+        fs::write(&manifest, text).unwrap();
+        packages::build(kind, &sources, &dir.join("next"));
+        Self { dir, next }
+    }
+
+    fn next(&self, name: &str) -> PathBuf {
+        packages::find(&self.dir.join("next"), name)
+    }
+
+    fn again(&self, name: &str) -> PathBuf {
+        packages::find(&self.dir.join("again"), name)
+    }
+}
+
+static DEBS: LazyLock<Built> = LazyLock::new(|| Built::new(Kind::Deb));
+static RPMS: LazyLock<Built> = LazyLock::new(|| Built::new(Kind::Rpm));
+
+const NAMES: [&str; 2] = ["quantix-kvm-agent", "quantix-node"];
+
+/// What any system has.
+const DIRECTORIES: [&str; 24] = [
+    "bin",
+    "run",
+    "tmp",
+    "var/tmp",
+    "var/log",
+    "var/lib/dpkg/info",
+    "usr/bin",
+    "usr/sbin",
+    "etc/init.d",
+    "etc/logrotate.d",
+    "lib/systemd/system",
+    "lib/udev/rules.d",
+    "usr/lib/systemd/system",
+    "usr/lib/udev/rules.d",
+    "usr/lib/tmpfiles.d",
+    "usr/lib/sysusers.d",
+    "usr/share/doc",
+    "usr/share/licenses",
+    "usr/share/man/man5",
+    "usr/share/man/man8",
+    "usr/share/bash-completion/completions",
+    "usr/share/zsh/site-functions",
+    "usr/share/fish/vendor_completions.d",
+    "usr/share/lintian/overrides",
+];
+
+/// A system in a directory.
+struct Root {
+    dir: Dir,
+    kind: Kind,
+}
+
+impl Root {
+    fn new(kind: Kind) -> Self {
+        let dir = Dir::new();
+        // Each with something in it, as in any system: what is empty would go with the package.
+        for name in DIRECTORIES {
+            fs::create_dir_all(dir.join(name)).unwrap();
+            fs::write(dir.join(name).join("something"), "").unwrap();
+        }
+        let busybox = packages::busybox();
+        fs::copy(busybox, dir.join("bin/busybox")).unwrap();
+        let tools = "sh rm rmdir ls cat grep sed chmod mkdir ln mv tar";
+        for tool in tools.split(' ') {
+            symlink("busybox", dir.join("bin").join(tool)).unwrap();
+        }
+        // What busybox has no word for: who asks for a group gets one.
+        for tool in ["getent", "groupadd", "groupdel"] {
+            let path = dir.join("bin").join(tool);
+            fs::write(
+                &path,
+                format!("#!/bin/sh\necho {tool} \"$@\" >>/var/groups\n[ {tool} != getent ]\n"),
+            )
+            .unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        fs::write(dir.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n").unwrap();
+        fs::write(dir.join("var/lib/dpkg/status"), "").unwrap();
+        let root = Self { dir, kind };
+        if kind == Kind::Rpm {
+            root.tool("rpm", &["--initdb"]);
+        }
+        root
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn tool(&self, tool: &str, words: &[&str]) -> String {
+        let root = match tool {
+            "rpm" => ["--root", self.path().to_str().unwrap()]
+                .map(str::to_owned)
+                .to_vec(),
+            _ => vec![format!("--root={}", self.path().display())],
+        };
+        run(Command::new(tool).args(root).args(words))
+    }
+
+    fn install(&self, package: &Path) {
+        let path = package.to_str().unwrap();
+        match self.kind {
+            Kind::Deb => self.tool("dpkg", &["--install", path]),
+            // A shell is here, and no package that has it.
+            Kind::Rpm => self.tool("rpm", &["-U", "--oldpackage", "--nodeps", path]),
+        };
+    }
+
+    /// Takes it out, and what was configured with it.
+    fn purge(&self, name: &str) {
+        match self.kind {
+            Kind::Deb => self.tool("dpkg", &["--purge", name]),
+            Kind::Rpm => self.tool("rpm", &["-e", name]),
+        };
+    }
+
+    fn version(&self, name: &str) -> String {
+        match self.kind {
+            Kind::Deb => run(Command::new("dpkg-query")
+                .arg(format!("--admindir={}", self.dir.text("var/lib/dpkg")))
+                .args(["--show", "--showformat", "${Version}", name])),
+            Kind::Rpm => self.tool("rpm", &["-q", "--queryformat", "%{VERSION}", name]),
+        }
+    }
+
+    /// All that is there, but for the database of packages: path, kind and mode.
+    fn list(&self) -> BTreeMap<String, u32> {
+        let mut found = BTreeMap::new();
+        let mut left = vec![self.path().to_owned()];
+        while let Some(directory) = left.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path
+                    .strip_prefix(self.path())
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned();
+                if [
+                    "var/lib/dpkg",
+                    "var/lib/rpm",
+                    "var/log",
+                    "var/groups",
+                    "usr/lib/sysimage",
+                ]
+                .contains(&&*name)
+                {
+                    continue;
+                }
+                let meta = fs::symlink_metadata(&path).unwrap();
+                if meta.is_dir() {
+                    left.push(path);
+                }
+                found.insert(name, meta.mode());
+            }
+        }
+        found
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.dir.join(name)).unwrap()
+    }
+}
+
+fn go_in_and_out(kind: Kind, built: &Built) {
+    let current = packages::built(kind);
+    let root = Root::new(kind);
+    let before = root.list();
+    for (name, conf) in NAMES.into_iter().zip(["agent.conf", "node.conf"]) {
+        let conf = format!("etc/quantix-kvm/{conf}");
+        root.install(&packages::find(current, name));
+        let program = match name {
+            "quantix-node" => "/usr/bin/qx-node",
+            _ => "/usr/sbin/quantix-kvm-agent",
+        };
+        let said = run(Command::new("chroot")
+            .arg(root.path())
+            .args([program, "--version"]));
+        assert!(said.contains(quantix::VERSION), "{said}");
+
+        // Every key is there, and none counts.
+        let text = root.read(&conf);
+        assert!(
+            text.lines()
+                .all(|line| line.is_empty() || line.starts_with('#')),
+            "{text}"
+        );
+        let ours = "telemetry_interval = 60\n";
+        fs::write(root.dir.join(&conf), ours).unwrap();
+        for (package, version) in [
+            (built.next(name), &*built.next),
+            (packages::find(current, name), quantix::VERSION),
+        ] {
+            root.install(&package);
+            assert_eq!(root.version(name), version);
+            assert_eq!(root.read(&conf), ours);
+        }
+        let list = root.list();
+        let extra = |path: &&String| {
+            path.starts_with("etc/") && (path.contains(".conf.") || path.contains(".dpkg"))
+        };
+        assert_eq!(list.keys().find(extra), None, "two of a configuration");
+    }
+    // What an agent would have left.
+    for path in ["etc/quantix-kvm/network/previous", "run/quantix-kvm/jobs/1"] {
+        fs::create_dir_all(root.dir.join(path)).unwrap();
+    }
+    for name in NAMES {
+        root.purge(name);
+    }
+    // rpm keeps what was configured, under another name.
+    for conf in ["agent.conf", "node.conf"] {
+        let saved = root.dir.join(&format!("etc/quantix-kvm/{conf}.rpmsave"));
+        assert_eq!(fs::remove_file(saved).is_ok(), kind == Kind::Rpm);
+    }
+    if kind == Kind::Rpm {
+        fs::remove_dir(root.dir.join("etc/quantix-kvm")).unwrap();
+    }
+    let after = root.list();
+    let left: Vec<_> = after
+        .keys()
+        .filter(|path| !before.contains_key(*path))
+        .collect();
+    assert!(left.is_empty(), "left behind: {left:?}");
+    assert!(
+        before.keys().all(|path| after.contains_key(path)),
+        "taken away"
+    );
+}
+
+#[test]
+fn debs_go_into_a_system_and_out_of_it() {
+    go_in_and_out(Kind::Deb, &DEBS);
+}
+
+#[test]
+fn rpms_go_into_a_system_and_out_of_it() {
+    go_in_and_out(Kind::Rpm, &RPMS);
+}
+
+#[test]
+fn packages_are_the_same_wherever_they_are_made() {
+    for (kind, built) in [(Kind::Deb, &*DEBS), (Kind::Rpm, &*RPMS)] {
+        for name in NAMES {
+            let first = packages::find(packages::built(kind), name);
+            let (one, other) = (
+                fs::read(&first).unwrap(),
+                fs::read(built.again(name)).unwrap(),
+            );
+            assert!(one == other, "{} is another elsewhere", first.display());
+        }
+    }
+}
+
+#[test]
+fn packages_are_small_and_need_nothing() {
+    for kind in [Kind::Deb, Kind::Rpm] {
+        let path = packages::find(packages::built(kind), "quantix-kvm-agent");
+        let root = Root::new(kind);
+        let before: u64 = sizes(root.path());
+        let size = fs::metadata(&path).unwrap().len();
+        root.install(&path);
+        let installed = sizes(root.path()) - before;
+        let needs = match kind {
+            Kind::Deb => run(Command::new("dpkg-deb")
+                .arg("--field")
+                .arg(&path)
+                .arg("Depends,Pre-Depends,Recommends")),
+            Kind::Rpm => run(Command::new("rpm").args(["-qp", "--requires"]).arg(&path)),
+        };
+        // rpm's own words for what its format and the configuration need.
+        let is_need = |line: &&str| {
+            !["rpmlib(", "config(", "/bin/sh"]
+                .iter()
+                .any(|own| line.starts_with(own))
+        };
+        assert_eq!(
+            needs.trim().lines().find(is_need),
+            None,
+            "{}",
+            path.display()
+        );
+        if packages::is_release() {
+            assert!(size <= 700_000, "{}: {size} bytes", path.display());
+            assert!(
+                installed <= 2_000_000,
+                "{}: {installed} bytes installed",
+                path.display()
+            );
+        }
+    }
+}
+
+fn sizes(path: &Path) -> u64 {
+    let skip = ["dpkg", "rpm", "sysimage"]
+        .iter()
+        .any(|name| path.ends_with(name));
+    let meta = fs::symlink_metadata(path).unwrap();
+    if meta.is_dir() && !skip {
+        return fs::read_dir(path)
+            .unwrap()
+            .map(|entry| sizes(&entry.unwrap().path()))
+            .sum();
+    }
+    if meta.is_file() { meta.len() } else { 0 }
+}

@@ -1,0 +1,118 @@
+//! The packages of the programs that are tested, each kind made once.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+use crate::vm::harness::program;
+
+/// Who takes them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Deb,
+    Rpm,
+}
+
+impl Kind {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Deb => "deb",
+            Self::Rpm => "rpm",
+        }
+    }
+}
+
+/// Runs it to its end, which has to be a good one: what it wrote.
+#[track_caller]
+pub fn run(command: &mut Command) -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+    let out = command.stdin(Stdio::null()).output();
+    let out = out.unwrap_or_else(|e| panic!("{command:?}: {e}: tests/vm/install.sh installs it"));
+    let complaint = String::from_utf8_lossy(&out.stderr);
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{command:?}: {said}{complaint}");
+    said.into_owned()
+}
+
+/// Whether they are what ships, and not a debugger's.
+pub fn is_release() -> bool {
+    program("qx-node")
+        .parent()
+        .is_some_and(|parent| parent.ends_with("release"))
+}
+
+/// Makes those of the sources there.
+pub fn build(kind: Kind, sources: &Path, out: &Path) {
+    let programs = program("qx-node")
+        .parent()
+        .map(Path::to_owned)
+        .unwrap_or_default();
+    let script = sources.join(kind.word()).join("build");
+    run(Command::new(script)
+        .arg(out)
+        .env("QX_BIN", programs)
+        .env("SOURCE_DATE_EPOCH", "1767225600"));
+}
+
+/// The directory with those of these sources.
+pub fn built(kind: Kind) -> &'static Path {
+    static DEBS: LazyLock<PathBuf> = LazyLock::new(|| make(Kind::Deb));
+    static RPMS: LazyLock<PathBuf> = LazyLock::new(|| make(Kind::Rpm));
+    match kind {
+        Kind::Deb => &DEBS,
+        Kind::Rpm => &RPMS,
+    }
+}
+
+fn make(kind: Kind) -> PathBuf {
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("packages")
+        .join(kind.word());
+    build(kind, Path::new(env!("CARGO_MANIFEST_DIR")), &out);
+    out
+}
+
+/// The package of this name.
+#[track_caller]
+pub fn find(directory: &Path, name: &str) -> PathBuf {
+    let files = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let is_it = |path: &PathBuf| {
+        let file = path.file_name().unwrap().to_str().unwrap();
+        let rest = file.strip_prefix(name).unwrap_or_default();
+        rest.starts_with(['_', '-']) && (file.ends_with(".deb") || file.ends_with(".rpm"))
+    };
+    let found: Vec<PathBuf> = files.filter(is_it).collect();
+    assert_eq!(
+        found.len(),
+        1,
+        "{name} in {}: {found:?}",
+        directory.display()
+    );
+    found[0].clone()
+}
+
+/// What a clone has, without what was made in it.
+pub fn copy_sources(to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    let line = "tar c --exclude=./target --exclude=./.git . | tar x -C \"$0\"";
+    run(Command::new("sh")
+        .args(["-c", line])
+        .arg(to)
+        .current_dir(env!("CARGO_MANIFEST_DIR")));
+}
+
+/// One that needs nothing of its system.
+pub fn busybox() -> &'static str {
+    let known = [
+        "/usr/bin/busybox",
+        "/bin/busybox.static",
+        "/usr/sbin/busybox",
+    ];
+    known
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .expect("tests/vm/install.sh installs a busybox")
+}

@@ -1,0 +1,105 @@
+//! The agent's package in a system that runs: by whom it is started, what may happen to it, and how another takes its
+//! place.
+
+use std::fs;
+
+use super::Guest;
+use crate::util::packages::{self, Kind};
+use crate::vm::harness::{PATIENCE, wait_until};
+
+pub fn is_a_service_that_udev_starts(guest: &Guest) {
+    let show = |what: &str| guest.sh(&format!("systemctl show -P {what} quantix-kvm-agent"));
+    assert_eq!(
+        ["ActiveState", "Type", "UnitFileState", "NRestarts"].map(show),
+        ["active", "notify", "static", "0"]
+    );
+    assert!(show("StatusText").starts_with("port /dev/vport"));
+    assert_eq!(
+        guest.sh("systemctl is-system-running; systemctl --failed --no-legend | cat"),
+        "running"
+    );
+}
+
+/// Whatever is killed of what it runs, it stays.
+pub fn outlives_what_eats_all_memory(guest: &Guest) {
+    let pid = || guest.sh("systemctl show -P MainPID quantix-kvm-agent");
+    let before = pid();
+    let score = "cat /proc/self/oom_score_adj";
+    assert_eq!(guest.sh(score), "0");
+    let limit = |most: &str| {
+        guest.sh(&format!("systemctl set-property --runtime quantix-kvm-agent MemoryMax={most}"))
+    };
+    // All of the guest's would do as well, and take minutes.
+    limit("64M");
+    guest.ask("exec", &["--", "tail", "/dev/zero"]).failed(137, &[]);
+    limit("infinity");
+    assert_eq!(pid(), before);
+    assert_eq!(
+        guest.sh("systemctl show -P Result quantix-kvm-agent"),
+        "success"
+    );
+}
+
+/// Another version, the old one again, and none: by commands that the agent runs itself.
+pub fn is_exchanged_under_what_it_runs(guest: &Guest) {
+    let place = &guest.own.place;
+    let sources = place.file("sources");
+    packages::copy_sources(&sources);
+    let manifest = sources.join("Cargo.toml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let version = format!("\nversion = \"{}\"", quantix::VERSION);
+    fs::write(
+        &manifest,
+        text.replacen(&version, "\nversion = \"9.0.0\"", 1),
+    )
+    .unwrap();
+    packages::build(Kind::Deb, &sources, &place.file("next"));
+    let put = |directory: &std::path::Path, to: &str| {
+        let package = packages::find(directory, "quantix-kvm-agent");
+        let to = format!("db1:/root/{to}");
+        guest
+            .node()
+            .cli(&["cp", package.to_str().unwrap(), &to])
+            .ok();
+    };
+    put(&place.file("next"), "next.deb");
+    put(packages::built(Kind::Deb), "agent.deb");
+
+    guest.sh("echo 'telemetry_interval = 3' >/etc/quantix-kvm/agent.conf");
+    let job = guest
+        .ask(
+            "exec",
+            &[
+                "--detach",
+                "--",
+                "while [ ! -e /root/enough ]; do sleep 0.2; done; echo enough",
+            ],
+        )
+        .text();
+    let installed = || guest.sh("dpkg-query -W -f '${Version}' quantix-kvm-agent");
+    for (file, version) in [("next", "9.0.0"), ("agent", quantix::VERSION)] {
+        guest.own.until_next_agent(|| {
+            let line = format!("dpkg --install /root/{file}.deb 2>&1 && echo all of it");
+            let said = guest.ask("exec", &["--", &line]).text();
+            assert!(said.ends_with("all of it"), "{said}");
+        });
+        assert_eq!(installed(), version);
+        assert_eq!(
+            guest.sh("cat /etc/quantix-kvm/agent.conf"),
+            "telemetry_interval = 3"
+        );
+    }
+    guest.sh("touch /root/enough");
+    assert_eq!(guest.ask("attach", &[&job]).text(), "enough");
+
+    // Out, and in again: udev starts it, though its port has been there for long.
+    guest.own.until_next_agent(|| {
+        let line = "dpkg --purge quantix-kvm-agent; find / -xdev -iname '*quantix*' ! -path '/root/*' ! -path '/var/cache/*' \
+            >/root/left; ls -d /etc/quantix-kvm /run/quantix-kvm >>/root/left; dpkg --install /root/agent.deb";
+        guest.ask("exec", &["--detach", "--", line]).ok();
+    });
+    assert_eq!(guest.sh("cat /root/left"), "");
+    wait_until("the unit", PATIENCE, || {
+        guest.sh("systemctl is-active quantix-kvm-agent") == "active"
+    });
+}
