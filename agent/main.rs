@@ -39,7 +39,7 @@ fn main() -> ExitCode {
                 failed => failed,
             };
         }
-        Ok(cli::Command::Help) => return print(cli::HELP),
+        Ok(cli::Command::Help) => return print(&cli::help()),
         Ok(cli::Command::Version) => {
             let (version, revision) = (quantix::VERSION, quantix::REVISION);
             return print(&format!("quantix-kvm-agent {version} ({revision})\n"));
