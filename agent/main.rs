@@ -12,6 +12,8 @@ mod holder;
 mod hooks;
 mod job;
 mod links;
+#[cfg(test)]
+mod man;
 mod names;
 mod network;
 mod ops;

@@ -10,9 +10,9 @@
 #![allow(clippy::disallowed_methods)]
 
 // What the tests stand on.
-mod harness;
+pub mod harness;
 mod qmp;
-mod screen;
+pub mod screen;
 
 // Requests to a guest that is well.
 mod doctor;
