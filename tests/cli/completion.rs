@@ -1,9 +1,17 @@
-use std::os::unix::net::UnixListener;
-use std::path::Path;
-use std::process::Command;
+//! What shells offer when Tab is pressed: each is a real one, at a terminal.
+// A daemon takes its time.
+#![allow(clippy::disallowed_methods)]
 
-use crate::util::node::{Node, qx, run};
-use crate::util::{Dir, Running, beside};
+use std::io::Write;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use quantix::rt::sys::socket::set_backlog;
+
+use crate::util::agent::accept;
+use crate::util::node::{Node, run};
+use crate::util::{Dir, beside};
 use crate::vm::harness::{self, Place};
 use crate::vm::screen::Screen;
 
@@ -154,6 +162,10 @@ fn a_shell_is_told_in_lines_and_never_of_trouble() {
 fn a_daemon_that_says_nothing_holds_no_key_up() {
     let dir = Dir::new();
     let silent = UnixListener::bind(dir.join("silent")).unwrap();
+    // It takes one that is never accepted; the next would wait.
+    let full = UnixListener::bind(dir.join("full")).unwrap();
+    set_backlog(&full, 0).unwrap();
+    let _first = UnixStream::connect(dir.join("full")).unwrap();
     let endless = UnixListener::bind(dir.join("endless")).unwrap();
     // Of a message that would be long enough a byte now and then: each wait is short, all of them are not.
     beside(move || {
@@ -162,12 +174,12 @@ fn a_daemon_that_says_nothing_holds_no_key_up() {
             std::thread::sleep(Duration::from_millis(50));
         }
     });
-    for name in ["silent", "endless"] {
+    for name in ["silent", "full", "endless"] {
         let begun = Instant::now();
         let control = format!("--control={}", dir.text(name));
         assert_eq!(run(&["complete", "exec", &control, ""]).fine(), "");
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(5), "{name}: {took:?}");
     }
-    drop(silent);
+    drop((silent, full));
 }
