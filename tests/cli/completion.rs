@@ -24,7 +24,7 @@ struct Shell {
 
 impl Shell {
     /// The shell that this line starts, which sees our files as `$FILES`.
-    fn start(name: &str, start: &str) -> Self {
+    fn start(name: &str, start: &str, set_up: &str) -> Self {
         let place = Place::new();
         for vm in ["web1", "db 1"] {
             drop(UnixListener::bind(place.socket(vm)).unwrap());
@@ -34,11 +34,13 @@ impl Shell {
         let screen = Screen::open(&place, &node, name);
         let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("host/completions");
         screen.line(&format!(
-            "mkdir subdir; touch 'local file' subfile; export HOME=$PWD PATH=${{QX%/*}}:$PATH FILES={}",
+            "mkdir subdir; touch 'my file' subfile; export HOME=$PWD PATH=${{QX%/*}}:$PATH FILES={}",
             files.display()
         ));
         screen.line(start);
         screen.shows("ready>");
+        screen.line(&format!("{set_up}; echo set''up"));
+        screen.shows("setup");
         Self {
             screen,
             _node: node,
@@ -50,7 +52,7 @@ impl Shell {
     #[track_caller]
     fn becomes(&self, typed: &str, line: &str) {
         // What was typed before is no part of it.
-        self.screen.key("C-c");
+        self.screen.key("C-u");
         self.screen.line("clear");
         self.screen.keys(typed);
         self.screen.shows(&format!("ready> {line}"));
@@ -70,8 +72,8 @@ impl Shell {
         // A path follows at once. Of files here a blank does.
         self.becomes("qx-node cp we\t/etc/motd", "qx-node cp web1:/etc/motd");
         self.becomes(
-            "qx-node cp web1:/x lo\t.",
-            &format!("qx-node cp web1:/x {} .", quoted("local file")),
+            "qx-node cp web1:/x m\t.",
+            &format!("qx-node cp web1:/x {} .", quoted("my file")),
         );
         self.becomes(
             "qx-node keys web1 u add subf\t.",
@@ -101,23 +103,18 @@ fn backslash(name: &str) -> String {
 #[test]
 fn bash_completes() {
     let start = "PS1='rea''dy> ' HISTFILE= exec bash --noprofile --norc --rcfile /dev/null -i";
-    let shell = Shell::start("bash", start);
-    shell
-        .screen
-        .line(". $FILES/qx-node.bash; PS1='rea''dy> '; clear");
+    let shell = Shell::start("bash", start, ". $FILES/qx-node.bash");
     shell.completes(backslash);
 }
 
 #[test]
 fn zsh_completes_and_tells_what_each_is() {
-    let shell = Shell::start("zsh", "PS1='rea''dy> ' exec zsh -f -i");
-    shell
-        .screen
-        .line("fpath=($FILES $fpath); autoload -Uz compinit; compinit -u -D; clear");
+    let set_up = "fpath=($FILES $fpath); autoload -Uz compinit; compinit -u -D";
+    let shell = Shell::start("zsh", "PS1='rea''dy> ' exec zsh -f -i", set_up);
     shell.completes(backslash);
     shell.becomes("qx-node servic\t\t", "qx-node service");
     shell.screen.shows("-- list the guest's services");
-    shell.becomes("qx-node exec \t", "qx-node exec ");
+    shell.becomes("qx-node exec \t", "qx-node exec");
     shell.screen.shows("-- connecting");
 }
 
@@ -125,10 +122,9 @@ fn zsh_completes_and_tells_what_each_is() {
 fn fish_completes_and_tells_what_each_is() {
     let start =
         "exec fish --no-config --private -C 'function fish_prompt; echo -n rea''dy\\>\\ ; end' -i";
-    let shell = Shell::start("fish", start);
-    shell
-        .screen
-        .line("set -g fish_autosuggestion_enabled 0; source $FILES/qx-node.fish; clear");
+    // What it suggests is seen as what is typed.
+    let set_up = "set -g fish_autosuggestion_enabled 0; source $FILES/qx-node.fish";
+    let shell = Shell::start("fish", start, set_up);
     shell.completes(backslash);
     shell.becomes("qx-node servic\t", "qx-node service");
     shell.screen.shows("list the guest's services");
