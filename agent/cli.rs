@@ -138,7 +138,7 @@ pub const OPTIONS: &[Opt<Options>] = &[
     flag("version", Some('V'), "print the version", |_, _| {
         Ok(Some(Command::Version))
     }),
-    flag("help", Some('h'), "print this", |_, _| {
+    flag("help", Some('h'), "print this help", |_, _| {
         Ok(Some(Command::Help))
     }),
 ];
@@ -167,7 +167,7 @@ pub const DOCTOR: &[Opt<Doctor>] = &[
             Ok(None)
         },
     ),
-    flag("help", Some('h'), "print this", |_, _| {
+    flag("help", Some('h'), "print this help", |_, _| {
         Ok(Some(Command::Help))
     }),
 ];

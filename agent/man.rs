@@ -62,10 +62,7 @@ fn agent() -> Page {
     );
     page.item(&bold("SIGHUP"), "Has it read its configuration again.");
     page.section("EXIT STATUS");
-    page.item(
-        &bold("0"),
-        "It was ended by a signal that means so. Of `doctor`: healthy.",
-    );
+    page.item(&bold("0"), "SIGTERM has ended it. Of `doctor`: healthy.");
     page.item(
         &bold("1"),
         "It cannot run; the line on stderr says why. Of `doctor`: warnings.",

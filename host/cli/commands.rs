@@ -564,7 +564,7 @@ pub const COMMANDS: &[Command] = &[
             option(
                 "time-sync",
                 "WHEN",
-                "on-resume, restored (default: never): see qx-node(8)",
+                "on-resume, restored (default: never): set guests' clocks",
             ),
             option(
                 "metrics",

@@ -150,7 +150,7 @@ fn qx_node() -> Page {
     }
     page.item(
         &format!("{}, {}", bold("-h"), bold("--help")),
-        "Print the command's options.",
+        "Print the command's help.",
     );
 
     page.section("MANY VMS");

@@ -180,7 +180,9 @@ pub fn conf_page(name: &str, about: &str, path: &str, text: &str, see_also: &str
     page.section("SYNOPSIS");
     page.synopsis(&italic(path));
     page.section("DESCRIPTION");
-    page.paragraph(&head);
+    let here = "what is commented out below is the default";
+    assert!(head.contains(here), "{head}");
+    page.paragraph(&head.replace(here, "each key has a default"));
     page.paragraph(
         "Each line is of the form `key = value`. `#` begins a comment, which reaches to the end of its line.",
     );

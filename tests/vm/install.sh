@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the VM tests need and this machine lacks: QEMU for x86, a static busybox, cpio, a C
 # compiler with a static libc, make, mke2fs, mkfs.xfs, mkfs.btrfs, sfdisk, sgdisk, socat, tmux, libvirt,
-# debootstrap, ssh, Ansible, Prometheus, and the tools that unpack kernel packages.
+# debootstrap, ssh, Ansible, Prometheus, zsh, fish, mandoc, and the tools that unpack kernel packages.
 #
 #   usage: tests/vm/install.sh
 #
@@ -52,6 +52,9 @@ missing() {
     have prometheus && have promtool || echo prometheus
     have ssh && have ssh-keygen || echo openssh-client
     have ansible-playbook && have ansible-doc || echo ansible-core
+    have zsh || echo zsh
+    have fish || echo fish
+    have mandoc || echo mandoc
 }
 
 translate() {

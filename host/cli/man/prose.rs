@@ -26,8 +26,8 @@ pub const NOTES: &[(&str, &str)] = &[
     ("vms", "See STATES OF A VM below."),
     (
         "top",
-        "With `FILTER` only those VMs whose name, state or system has it. Enter looks at one closely, `/` finds, a letter puts in \
-         another order, `q` leaves.",
+        "With `FILTER` only those VMs whose name, hostname or state has it in it, or whose name is as a pattern says. Enter \
+         looks at one closely, `/` finds, a letter puts in another order, `q` leaves.",
     ),
     (
         "telemetry",
