@@ -78,4 +78,29 @@ mod tests {
         assert!(faults[0].starts_with("line 4: log_level=loud: takes error"));
         assert!(faults[1].contains("unknown key"));
     }
+
+    #[test]
+    fn the_file_that_comes_with_it_has_each_key_with_its_default() {
+        let text = include_str!("agent.conf");
+        assert_eq!(parse(text), (Config::default(), Vec::new()));
+        let keys: String = text
+            .lines()
+            .filter(|line| !line.starts_with("# "))
+            .collect::<Vec<_>>()
+            .join("\n");
+        // Set to something else, that each of them is one.
+        let set = keys.replace("#telemetry_interval = 10", "telemetry_interval = 7");
+        let set = set.replace("#log_level = info", "log_level = debug");
+        assert!(!set.contains('#'), "{set}");
+        let other = Config {
+            telemetry_interval: Duration::from_secs(7),
+            log_level: Level::Debug,
+        };
+        assert_eq!(parse(&set), (other, Vec::new()));
+        // Without their marks they are what is so without them.
+        assert_eq!(
+            parse(&keys.replace('#', "")),
+            (Config::default(), Vec::new())
+        );
+    }
 }

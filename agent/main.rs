@@ -12,6 +12,8 @@ mod holder;
 mod hooks;
 mod job;
 mod links;
+#[cfg(test)]
+mod man;
 mod names;
 mod network;
 mod ops;
@@ -39,7 +41,7 @@ fn main() -> ExitCode {
                 failed => failed,
             };
         }
-        Ok(cli::Command::Help) => return print(cli::HELP),
+        Ok(cli::Command::Help) => return print(&cli::help()),
         Ok(cli::Command::Version) => {
             let (version, revision) = (quantix::VERSION, quantix::REVISION);
             return print(&format!("quantix-kvm-agent {version} ({revision})\n"));

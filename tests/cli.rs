@@ -2,6 +2,8 @@
 
 #![cfg(test)]
 
+// What shells offer when Tab is pressed.
+mod completion;
 // `cp` and `cat`.
 mod copy;
 // `doctor`: one fault after the other.

@@ -12,7 +12,7 @@
 // What the tests stand on.
 pub mod harness;
 mod qmp;
-mod screen;
+pub mod screen;
 
 // Requests to a guest that is well.
 mod doctor;

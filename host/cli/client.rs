@@ -11,9 +11,11 @@ use std::time::Duration;
 use quantix::error::{Code, Failure, system_text};
 use quantix::message::node::{NodeMessage, node_message};
 use quantix::message::{Body, message};
+use quantix::rt::clock;
 use quantix::rt::log::{Level, Log, Target};
 use quantix::rt::sys::fd::{Wait, wait};
 use quantix::rt::sys::process::{self, Pid};
+use quantix::time::Time;
 
 use super::Trouble;
 use super::signals::Stop;
@@ -27,6 +29,8 @@ pub struct Client {
     last_id: u64,
     /// Where a wait is ended by a signal.
     stop: Option<Stop>,
+    /// Nothing is waited for after this.
+    until: Option<Time>,
     /// Our own daemon, which ends with this connection.
     child: Option<Pid>,
 }
@@ -64,6 +68,19 @@ impl Client {
         Ok(Self::new(stream, None))
     }
 
+    /// As [`connect`](Self::connect), for one who asks in passing: what takes longer than this, all in all, fails.
+    pub fn connect_for(control: &Path, patience: Duration) -> Result<Self, Trouble> {
+        let trouble = |e: io::Error| Trouble::NoDaemon(system_text(&e));
+        // Unlike that of `std` it does not wait for a daemon that takes nobody in.
+        let stream = mio::net::UnixStream::connect(control).map_err(trouble)?;
+        let stream = UnixStream::from(OwnedFd::from(stream));
+        stream.set_nonblocking(false).map_err(trouble)?;
+        let mut client = Self::new(stream, None);
+        client.limit(patience)?;
+        client.until = Some(clock::now() + patience);
+        Ok(client)
+    }
+
     /// Starts a daemon of our own for one agent socket. It ends with this connection.
     pub fn direct(socket: PathBuf) -> Result<Self, Trouble> {
         let trouble = |e: io::Error| Trouble::NoDaemon(format!("start: {}", system_text(&e)));
@@ -91,6 +108,7 @@ impl Client {
             inbox: Inbox::default(),
             last_id: 0,
             stop: None,
+            until: None,
             child,
         }
     }
@@ -178,6 +196,12 @@ impl Client {
             wait(&mut [Wait::read(&self.stream), Wait::read(stop)], None)?;
             if let Some(signal) = stop.came() {
                 return Err(Trouble::Interrupted(signal));
+            }
+        }
+        if let Some(until) = self.until {
+            let left = until.since(clock::now());
+            if left.is_zero() || wait(&mut [Wait::read(&self.stream)], Some(left))? == 0 {
+                return Err(Trouble::NoDaemon("the daemon does not answer".to_owned()));
             }
         }
         let mut buffer = [0; 64 * 1024];

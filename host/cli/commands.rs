@@ -39,6 +39,7 @@ pub const COMMANDS: &[Command] = &[
                 short: Some('c'),
                 value: Some("N"),
                 about: "how often, a second apart (default: 1)",
+                repeats: false,
             },
             JSON,
             CONTROL,
@@ -96,7 +97,7 @@ pub const COMMANDS: &[Command] = &[
             ),
             option("group", "GROUP", "with this primary group"),
             option("cwd", "DIR", "in this directory (default: the user's home)"),
-            option("env", "KEY=VALUE", "with this variable; may be repeated"),
+            option("env", "KEY=VALUE", "with this variable; may be repeated").repeated(),
             option(
                 "timeout",
                 "SECONDS",
@@ -358,9 +359,9 @@ pub const COMMANDS: &[Command] = &[
         options: &[
             flag("all", None, "show those of containers too"),
             flag("dhcp", None, "set: by DHCP"),
-            option("address", "CIDR", "set: 10.0.0.5/24; may be repeated"),
-            option("gateway", "IP", "set: one of each family"),
-            option("dns", "IP", "set: may be repeated"),
+            option("address", "CIDR", "set: 10.0.0.5/24; may be repeated").repeated(),
+            option("gateway", "IP", "set: one of each family").repeated(),
+            option("dns", "IP", "set: may be repeated").repeated(),
             option(
                 "mtu",
                 "BYTES",
@@ -490,6 +491,7 @@ pub const COMMANDS: &[Command] = &[
                 short: Some('n'),
                 value: Some("N"),
                 about: "how many (default: 20)",
+                repeats: false,
             },
             flag("follow", Some('f'), "go on with each new line"),
             JSON,
@@ -552,7 +554,7 @@ pub const COMMANDS: &[Command] = &[
             option(
                 "log",
                 "TARGET",
-                "stderr (default), syslog, or a file: /var/log/...",
+                "stderr (default), syslog, or the path of a file",
             ),
             option(
                 "log-level",
@@ -562,7 +564,7 @@ pub const COMMANDS: &[Command] = &[
             option(
                 "time-sync",
                 "WHEN",
-                "on-resume, restored (default: never): see the README",
+                "on-resume, restored (default: never): set guests' clocks",
             ),
             option(
                 "metrics",

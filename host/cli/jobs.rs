@@ -97,7 +97,8 @@ fn from(typed: &Typed) -> Result<[u64; 2], Trouble> {
     }
 }
 
-const SIGNALS: [(&str, u32); 10] = [
+/// The signals that have names here.
+pub const SIGNALS: [(&str, u32); 10] = [
     ("HUP", 1),
     ("INT", 2),
     ("QUIT", 3),

@@ -29,7 +29,8 @@ pub const OPTIONS: &[Opt] = &[
         "match",
         "PATTERN",
         "in those named so, as web*; may be repeated",
-    ),
+    )
+    .repeated(),
     option("parallel", "N", "of these, so many at once (default: 32)"),
     flag(
         "collect",

@@ -3,6 +3,7 @@
 mod channel;
 mod client;
 mod commands;
+mod complete;
 mod copy;
 mod doctor;
 mod events;
@@ -15,6 +16,8 @@ mod jobs;
 mod keys;
 mod live;
 mod logs;
+#[cfg(test)]
+mod man;
 mod many;
 mod names;
 mod network;
@@ -139,6 +142,8 @@ pub fn main() -> ExitCode {
                 print(&format!("qx-node {version} ({revision})\n")),
             );
         }
+        // For shells, so not in the help.
+        Some("complete") => return finish("complete", complete::complete(words)),
         _ => {}
     }
     let Some(command) = find(&name) else {
@@ -311,7 +316,11 @@ fn print(text: &str) -> Result<u8, Trouble> {
 }
 
 fn control(typed: &Typed) -> PathBuf {
-    let named = typed.value("control").map(OsString::from);
+    control_at(typed.value("control").map(OsString::from))
+}
+
+/// The daemon's socket, which may have been `named`.
+fn control_at(named: Option<OsString>) -> PathBuf {
     let set = || std::env::var_os("QX_NODE_SOCK").filter(|set| !set.is_empty());
     let named = named.or_else(set);
     named.map_or_else(|| configured().control, PathBuf::from)

@@ -43,6 +43,18 @@ pub struct Opt {
     /// What its value is called; `None`: it takes none.
     pub value: Option<&'static str>,
     pub about: &'static str,
+    /// It may be given more than once, and each counts.
+    pub repeats: bool,
+}
+
+impl Opt {
+    /// As this one, but it may be given more than once.
+    pub const fn repeated(self) -> Self {
+        Self {
+            repeats: true,
+            ..self
+        }
+    }
 }
 
 /// An option without a value.
@@ -52,6 +64,7 @@ pub const fn flag(long: &'static str, short: Option<char>, about: &'static str) 
         short,
         value: None,
         about,
+        repeats: false,
     }
 }
 
@@ -62,6 +75,7 @@ pub const fn option(long: &'static str, value: &'static str, about: &'static str
         short: None,
         value: Some(value),
         about,
+        repeats: false,
     }
 }
 
@@ -262,6 +276,9 @@ mod tests {
                 let mut before = command.all_options().take(at);
                 assert!(before.all(|other| other.long != option.long));
                 assert!(option.about.len() <= 60, "{}", option.about);
+                let is_said = ["may be repeated", "one of each"];
+                let is_said = is_said.iter().any(|words| option.about.contains(words));
+                assert_eq!(option.repeats, is_said, "{}", option.about);
             }
             assert!(help_of(command).lines().all(|line| line.len() <= 100));
         }

@@ -87,6 +87,9 @@ pub fn signal(typed: &Typed) -> Result<u8, Trouble> {
     print(&format!("process {pid} ({what}): sent {sent}\n"))
 }
 
+/// What `ps --sort` takes.
+pub const ORDERS: [&str; 3] = ["cpu", "memory", "pid"];
+
 type Order = fn(&Process, &Process) -> std::cmp::Ordering;
 
 fn order(typed: &Typed) -> Result<Order, Trouble> {

@@ -25,7 +25,8 @@ use super::options::Typed;
 use super::signals::{Caught, Signals};
 use super::terminal::Raw;
 use super::{Trouble, client, history, run, utf8};
-use column::By;
+pub use column::By;
+
 use draw::{Looks, Moment};
 use view::{Act, View};
 

@@ -24,10 +24,11 @@ pub enum TimeSync {
 }
 
 impl TimeSync {
+    pub const ALL: [Self; 3] = [Self::Never, Self::OnResume, Self::Restored];
+
     /// `never`, `on-resume` or `restored`.
     pub fn parse(word: &str) -> Option<Self> {
-        let mut all = [Self::Never, Self::OnResume, Self::Restored].into_iter();
-        all.find(|when| when.word() == word)
+        Self::ALL.into_iter().find(|when| when.word() == word)
     }
 
     /// As [`parse`](Self::parse) takes it.

@@ -43,10 +43,12 @@ impl Level {
         }
     }
 
+    /// Those that matter most first.
+    pub const ALL: [Self; 4] = [Self::Error, Self::Warning, Self::Info, Self::Debug];
+
     /// `error`, `warning`, `info` or `debug`.
     pub fn parse(word: &str) -> Option<Self> {
-        let mut all = [Self::Error, Self::Warning, Self::Info, Self::Debug].into_iter();
-        all.find(|level| level.word() == word)
+        Self::ALL.into_iter().find(|level| level.word() == word)
     }
 }
 

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the VM tests need and this machine lacks: QEMU for x86, a static busybox, cpio, a C
 # compiler with a static libc, make, mke2fs, mkfs.xfs, mkfs.btrfs, sfdisk, sgdisk, socat, tmux, libvirt,
-# debootstrap, ssh, Ansible, Prometheus, what makes packages for dpkg and rpm, and the tools that unpack kernel packages.
+# debootstrap, ssh, Ansible, Prometheus, zsh, fish, mandoc, what makes packages for dpkg and rpm, and the tools that unpack
+# kernel packages.
 #
 #   usage: tests/vm/install.sh
 #
@@ -55,6 +56,9 @@ missing() {
     have dpkg-buildpackage || echo dpkg-dev
     have rpmbuild || echo rpm
     have ansible-playbook && have ansible-doc || echo ansible-core
+    have zsh || echo zsh
+    have fish || echo fish
+    have mandoc || echo mandoc
 }
 
 translate() {
