@@ -166,6 +166,8 @@ fn a_daemon_that_says_nothing_holds_no_key_up() {
     // Of a message that would be long enough a byte now and then: each wait is short, all of them are not.
     beside(move || {
         let mut stream = accept(&endless);
+        // Its length.
+        stream.write_all(&[0, 0, 16, 0]).unwrap();
         while stream.write_all(&[0]).is_ok() {
             std::thread::sleep(Duration::from_millis(50));
         }
