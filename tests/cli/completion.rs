@@ -66,6 +66,10 @@ impl Shell {
         );
         self.becomes("qx-node top --sort=tr\t.", "qx-node top --sort=traffic .");
         self.becomes(
+            "qx-node cpus web1 --online=\t.",
+            "qx-node cpus web1 --online=all .",
+        );
+        self.becomes(
             "qx-node info d\t.",
             &format!("qx-node info {} .", quoted("db 1")),
         );
@@ -104,6 +108,10 @@ fn backslash(name: &str) -> String {
 fn bash_completes() {
     let start = "PS1='rea''dy> ' HISTFILE= exec bash --noprofile --norc --rcfile /dev/null -i";
     let shell = Shell::start("bash", start, ". $FILES/qx-node.bash");
+    shell.completes(backslash);
+    // As some have it, so that other programs' words stay whole.
+    shell.becomes("COMP_WORDBREAKS=${COMP_WORDBREAKS//[:=]/}", "COMP");
+    shell.screen.key("Enter");
     shell.completes(backslash);
 }
 
