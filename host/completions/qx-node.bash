@@ -21,8 +21,8 @@ _qx_node() {
     local typed=${words[-1]} kept
     # What it puts in the place of the word begins behind the last of these.
     case $word in
-        *[:=]) kept=$typed ;;
-        *) kept=${typed%"$word"} ;;
+        *[!:=]*) kept=${typed%"$word"} ;;
+        *) kept=$typed ;;
     esac
 
     local offers=() paths='' offer
@@ -35,8 +35,10 @@ _qx_node() {
     done < <(qx-node complete "${words[@]:1}" 2>/dev/null)
 
     COMPREPLY=()
-    # With nothing to add, and with quotes, it is bash's own affair.
-    if [[ -n $paths && (${#offers[@]} -eq 0 || $typed == *[\\\'\"]*) ]]; then
+    local from='' path
+    [[ $typed == --*=* ]] && from=${typed%%=*}=
+    # With nothing to add, and with quotes, it is bash's own affair, where it knows where the path begins.
+    if [[ -n $paths && $kept == "$from"* && (${#offers[@]} -eq 0 || $typed == *[\\\'\"]*) ]]; then
         case $paths in
             -f) compopt -o default ;;
             -d) compopt -o dirnames ;;
@@ -44,8 +46,6 @@ _qx_node() {
         return
     fi
     if [[ -n $paths ]]; then
-        local from='' path
-        [[ $typed == --*=* ]] && from=${typed%%=*}=
         while IFS= read -r path; do
             [[ -d ${path/#\~\//"$HOME/"} ]] && path+=/
             offers+=("$from$path")

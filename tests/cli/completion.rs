@@ -66,6 +66,10 @@ impl Shell {
         );
         self.becomes("qx-node top --sort=tr\t.", "qx-node top --sort=traffic .");
         self.becomes(
+            "qx-node cpus web1 --online=\t.",
+            "qx-node cpus web1 --online=all .",
+        );
+        self.becomes(
             "qx-node info d\t.",
             &format!("qx-node info {} .", quoted("db 1")),
         );
@@ -104,6 +108,10 @@ fn backslash(name: &str) -> String {
 fn bash_completes() {
     let start = "PS1='rea''dy> ' HISTFILE= exec bash --noprofile --norc --rcfile /dev/null -i";
     let shell = Shell::start("bash", start, ". $FILES/qx-node.bash");
+    shell.completes(backslash);
+    // As some have it, so that other programs' words stay whole.
+    shell.becomes("COMP_WORDBREAKS=${COMP_WORDBREAKS//[:=]/}", "COMP");
+    shell.screen.key("Enter");
     shell.completes(backslash);
 }
 
@@ -166,6 +174,8 @@ fn a_daemon_that_says_nothing_holds_no_key_up() {
     // Of a message that would be long enough a byte now and then: each wait is short, all of them are not.
     beside(move || {
         let mut stream = accept(&endless);
+        // Its length.
+        stream.write_all(&[0, 0, 16, 0]).unwrap();
         while stream.write_all(&[0]).is_ok() {
             std::thread::sleep(Duration::from_millis(50));
         }
