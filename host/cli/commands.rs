@@ -1,6 +1,8 @@
 //! Every command and option of `qx-node`, once: this table feeds the parser and the help.
 
 mod common;
+mod install;
+mod serve;
 
 use super::options::{Command, Opt, flag, option};
 use common::{
@@ -534,53 +536,6 @@ pub const COMMANDS: &[Command] = &[
             },
         ],
     },
-    Command {
-        name: "serve",
-        usage: "",
-        about: "be the daemon",
-        options: &[
-            VMS_DIR,
-            CONTROL,
-            option(
-                "config",
-                "FILE",
-                "its keys are these options (default: node.conf)",
-            ),
-            flag(
-                "check",
-                None,
-                "say what is configured, and what of it is wrong",
-            ),
-            option(
-                "log",
-                "TARGET",
-                "stderr (default), syslog, or the path of a file",
-            ),
-            option(
-                "log-level",
-                "LEVEL",
-                "error, warning, info or debug (default: info)",
-            ),
-            option(
-                "time-sync",
-                "WHEN",
-                "on-resume, restored (default: never): set guests' clocks",
-            ),
-            option(
-                "metrics",
-                "ADDRESS",
-                "serve /metrics for Prometheus there: 127.0.0.1:9912",
-            ),
-            option(
-                "textfile",
-                "FILE.prom",
-                "write them there, for node_exporter, every 15 s",
-            ),
-            flag(
-                "watchdog",
-                None,
-                "an event for a guest whose disk or init does not answer",
-            ),
-        ],
-    },
+    install::INSTALL,
+    serve::SERVE,
 ];

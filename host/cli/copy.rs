@@ -16,6 +16,8 @@ use quantix::message::agent;
 use super::options::Typed;
 use super::{Trouble, client, render, utf8, vm};
 
+pub use file::read;
+
 /// `qx-node cat`
 pub fn cat(typed: &Typed) -> Result<u8, Trouble> {
     let (name, words) = vm(typed, 1)?;

@@ -33,6 +33,7 @@ pub const MANY: &[&str] = &[
     "services",
     "service",
     "logs",
+    "install",
 ];
 
 /// Commands that only ask, whatever their words are: to ask twice does no harm.
@@ -79,5 +80,5 @@ pub const GROUPS: &[(&str, &[&str])] = &[
         &["shutdown", "reboot", "suspend", "time", "timezone"],
     ),
     ("Users", &["users", "passwd", "keys"]),
-    ("The channel", &["channel", "doctor", "serve"]),
+    ("The channel", &["channel", "doctor", "install", "serve"]),
 ];

@@ -12,6 +12,7 @@ mod freeze;
 mod groups;
 mod hardware;
 mod history;
+mod install;
 mod jobs;
 mod keys;
 mod live;
@@ -220,6 +221,7 @@ fn dispatch(command: &Command, typed: &Typed) -> Result<u8, Trouble> {
         "disks" => storage::disks(typed),
         "trim" => storage::trim(typed),
         "grow" => storage::grow(typed),
+        "install" => install::install(typed),
         "time" => time::time(typed),
         "network" => network::network(typed),
         "ip" => network::ip(typed),

@@ -3,6 +3,7 @@
 mod freeze;
 mod grow;
 mod hardware;
+mod install;
 mod network;
 mod power;
 mod processes;

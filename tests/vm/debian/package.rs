@@ -27,11 +27,14 @@ pub fn outlives_what_eats_all_memory(guest: &Guest) {
     let score = "cat /proc/self/oom_score_adj";
     assert_eq!(guest.sh(score), "0");
     let limit = |most: &str| {
-        guest.sh(&format!("systemctl set-property --runtime quantix-kvm-agent MemoryMax={most}"))
+        guest.sh(&format!(
+            "systemctl set-property --runtime quantix-kvm-agent MemoryMax={most}"
+        ))
     };
     // All of the guest's would do as well, and take minutes.
     limit("64M");
-    guest.ask("exec", &["--", "tail", "/dev/zero"]).failed(137, &[]);
+    let hog = guest.ask("exec", &["--", "tail", "/dev/zero"]);
+    assert_eq!(hog.status, 137, "{hog:?}");
     limit("infinity");
     assert_eq!(pid(), before);
     assert_eq!(
@@ -65,7 +68,8 @@ pub fn is_exchanged_under_what_it_runs(guest: &Guest) {
     put(&place.file("next"), "next.deb");
     put(packages::built(Kind::Deb), "agent.deb");
 
-    guest.sh("echo 'telemetry_interval = 3' >/etc/quantix-kvm/agent.conf");
+    let ours = "telemetry_interval = 3";
+    guest.sh(&format!("echo '{ours}' >/etc/quantix-kvm/agent.conf"));
     let job = guest
         .ask(
             "exec",
@@ -77,18 +81,31 @@ pub fn is_exchanged_under_what_it_runs(guest: &Guest) {
         )
         .text();
     let installed = || guest.sh("dpkg-query -W -f '${Version}' quantix-kvm-agent");
-    for (file, version) in [("next", "9.0.0"), ("agent", quantix::VERSION)] {
-        guest.own.until_next_agent(|| {
-            let line = format!("dpkg --install /root/{file}.deb 2>&1 && echo all of it");
-            let said = guest.ask("exec", &["--", &line]).text();
-            assert!(said.ends_with("all of it"), "{said}");
-        });
-        assert_eq!(installed(), version);
-        assert_eq!(
-            guest.sh("cat /etc/quantix-kvm/agent.conf"),
-            "telemetry_interval = 3"
+    let conf = || guest.sh("cat /etc/quantix-kvm/agent.conf");
+    guest.own.until_next_agent(|| {
+        let line = "dpkg --install /root/next.deb 2>&1 && echo all of it";
+        let said = guest.ask("exec", &["--", line]).text();
+        assert!(said.ends_with("all of it"), "{said}");
+    });
+    assert_eq!((installed(), conf()), ("9.0.0".to_owned(), ours.to_owned()));
+    let old = packages::find(packages::built(Kind::Deb), "quantix-kvm-agent");
+    let said = guest.json("install", &["--deb", old.to_str().unwrap()]);
+    assert_eq!(said["outcome"], "installed", "{said}");
+    assert_eq!(
+        (installed(), conf()),
+        (quantix::VERSION.to_owned(), ours.to_owned())
+    );
+    guest
+        .ask("install", &["--deb", "/dev/null"])
+        .failed(1, &["no agent has 0 bytes"]);
+    let text = place.file("text");
+    fs::write(&text, "no package").unwrap();
+    guest
+        .ask("install", &["--deb", text.to_str().unwrap()])
+        .failed(
+            1,
+            &["is not a Debian format archive", "nothing was changed"],
         );
-    }
     guest.sh("touch /root/enough");
     assert_eq!(guest.ask("attach", &[&job]).text(), "enough");
 
