@@ -24,6 +24,12 @@ deb: build ## quantix-kvm-agent and quantix-node for dpkg, in target/deb
 rpm: build ## the same for rpm, in target/rpm
 	rpm/build
 
+dist: build ## what a machine without a network builds both from, in target/dist, with packages and checksums
+	release/dist
+
+deny: ## licences and sources of all crates, and what is known to be wrong with them
+	release/deny
+
 # What is where: the packages' only list of files. DESTDIR is put in front, BIN is where the programs are.
 BIN = target/x86_64-unknown-linux-gnu/release
 UNITDIR = /usr/lib/systemd/system
@@ -94,7 +100,7 @@ soak-vm: ## all faults in a real VM, again and again until one test fails; ROUND
 check-deep: ## what takes too long for `make test`: 200 freezes with the host killed, a Debian's networks
 	tests/vm/install.sh
 	QX_FREEZE_ROUNDS=200 cargo test --test main -- vm::ops::freeze::whenever
-	cargo test --test main -- --ignored vm::debian::network
+	cargo test --test main -- --ignored vm::debian::network packages::
 
 fuzz: ## random inputs that learn from the code's paths; SECONDS=N for each target
 	@tests/fuzz/run.sh $(SECONDS)
@@ -109,4 +115,4 @@ lint: ## what .ci/run checks before the tests
 clean: demo-stop ## remove everything that was made
 	cargo clean
 
-.PHONY: help build deb rpm install-agent install-node demo demo-stop test bench soak soak-vm check-deep fuzz fmt lint clean
+.PHONY: help build deb rpm dist deny install-agent install-node demo demo-stop test bench soak soak-vm check-deep fuzz fmt lint clean

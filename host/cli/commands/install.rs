@@ -6,7 +6,7 @@ use crate::cli::options::{Command, option};
 pub const INSTALL: Command = Command {
     name: "install",
     usage: "VM",
-    about: "put another agent into the guest; the old one comes back if it fails",
+    about: "put another agent into a guest; a bad one is undone",
     options: &[
         option("deb", "FILE", "its package, for dpkg"),
         option("rpm", "FILE", "its package, for rpm"),
