@@ -84,6 +84,10 @@ bench: ## size, memory, wake-ups, round trips and throughput in a VM
 bench-scale: ## what a daemon with up to 5,000 VMs costs, and how fast it answers then
 	cargo bench --bench scale
 
+bench-boot: ## how soon a booting Debian answers, beside qemu-ga
+	tests/vm/install.sh
+	cargo bench --bench boot
+
 soak: ## the simulation with many seeds; SEEDS=N
 	QX_SIM_SEEDS=$(SEEDS) cargo test --release --test main sim::
 
@@ -115,4 +119,4 @@ lint: ## what .ci/run checks before the tests
 clean: demo-stop ## remove everything that was made
 	cargo clean
 
-.PHONY: help build deb rpm dist deny install-agent install-node demo demo-stop test bench soak soak-vm check-deep fuzz fmt lint clean
+.PHONY: help build deb rpm dist deny install-agent install-node demo demo-stop test bench bench-scale bench-boot soak soak-vm check-deep fuzz fmt lint clean

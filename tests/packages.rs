@@ -343,3 +343,78 @@ fn sizes(path: &Path) -> u64 {
     }
     if meta.is_file() { meta.len() } else { 0 }
 }
+
+#[test]
+#[ignore = "issue 8: builds everything twice; `make check-deep` runs it"]
+fn an_archive_builds_the_same_packages_without_a_network() {
+    let dir = Dir::new();
+    let (clone, home) = (dir.join("clone"), dir.join("home"));
+    let root = env!("CARGO_MANIFEST_DIR");
+    run(Command::new("git")
+        .args(["clone", "--quiet", root])
+        .arg(&clone));
+    let tools = Path::new(root).join("target/tools/bin");
+    let path = format!("{}:{}", std::env::var("PATH").unwrap(), tools.display());
+    run(Command::new("make")
+        .arg("dist")
+        .current_dir(&clone)
+        .env("PATH", path)
+        .env_remove("CARGO_TARGET_DIR"));
+    let made = clone.join("target/dist");
+    run(Command::new("sha256sum")
+        .args(["--check", "SHA256SUMS"])
+        .current_dir(&made));
+
+    // Elsewhere, with no crate at hand and no interface but one that is down.
+    let line = "mkdir \"$1\" && cd \"$1\" && tar xJf \"$0\" && cd quantix-kvm-* && ! ip route | grep . && exec make deb rpm";
+    let archive = made.join(format!("quantix-kvm-{}.tar.xz", quantix::VERSION));
+    run(Command::new("unshare")
+        .args(["--net", "sh", "-c", line])
+        .args([&archive, &dir.join("elsewhere")])
+        .env("CARGO_HOME", home)
+        .env_remove("CARGO_TARGET_DIR"));
+    let other = dir
+        .join("elsewhere")
+        .join(format!("quantix-kvm-{}", quantix::VERSION));
+    for name in NAMES {
+        for kind in ["deb", "rpm"] {
+            let packages =
+                [&made, &other.join("target").join(kind)].map(|at| find_kind(at, name, kind));
+            let [one, other] = packages.map(|path| fs::read(path).unwrap());
+            assert!(
+                one == other,
+                "{name} for {kind} is another without a network"
+            );
+        }
+    }
+
+    // What the programs are made of, with what may be done with it.
+    for program in ["quantix-kvm-agent", "qx-node"] {
+        let text = fs::read(made.join(format!("{program}-{}.cdx.json", quantix::VERSION))).unwrap();
+        let found: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let components = found["components"].as_array().unwrap();
+        let names: Vec<_> = components
+            .iter()
+            .map(|one| one["name"].as_str().unwrap())
+            .collect();
+        assert!(
+            names.contains(&"prost") && components.iter().all(|one| !one["licenses"].is_null())
+        );
+        assert_eq!(names.contains(&"ratatui"), program == "qx-node");
+    }
+}
+
+/// As `packages::find`, among packages of both kinds.
+fn find_kind(directory: &Path, name: &str, kind: &str) -> PathBuf {
+    let files = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let mut found = files.filter(|path| {
+        let file = path.file_name().unwrap().to_str().unwrap();
+        let rest = file.strip_prefix(name).unwrap_or_default();
+        rest.starts_with(['_', '-']) && file.ends_with(kind)
+    });
+    found
+        .next()
+        .unwrap_or_else(|| panic!("no {name} for {kind} in {}", directory.display()))
+}

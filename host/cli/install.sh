@@ -27,7 +27,8 @@ finish() {
     rm -rf "$run/lock"
     exit 0
 }
-last_words() { grep -v '^ *$' "$log" | tail -n 3 | tr '\n' ' '; }
+# What says why stands first, if there is such a line.
+last_words() { { grep -i -m 1 error "$log" || grep -v '^ *$' "$log" | tail -n 3; } | tr '\n' ' '; }
 
 # One at a time. One that was killed has left its number.
 until mkdir "$run/lock" 2>/dev/null; do
