@@ -73,6 +73,15 @@ fn agent() -> Page {
         &bold("JOURNAL_STREAM"),
         "Set by systemd(1): lines on stderr begin with how much they matter.",
     );
+    page.item(
+        &format!(
+            "{}, {}, {}",
+            bold("NOTIFY_SOCKET"),
+            bold("WATCHDOG_USEC"),
+            bold("WATCHDOG_PID")
+        ),
+        "Set by systemd(1): it is told when the port is open, or why it is not.",
+    );
     page.section("FILES");
     for (path, about) in FILES {
         page.item(&italic(path), about);

@@ -133,7 +133,7 @@ impl Root {
                 .to_vec(),
             _ => vec![format!("--root={}", self.path().display())],
         };
-        run(Command::new(tool).args(root).args(words))
+        run(packages::as_root(tool).args(root).args(words))
     }
 
     fn install(&self, package: &Path) {
@@ -212,7 +212,7 @@ fn go_in_and_out(kind: Kind, built: &Built) {
             "quantix-node" => "/usr/bin/qx-node",
             _ => "/usr/sbin/quantix-kvm-agent",
         };
-        let said = run(Command::new("chroot")
+        let said = run(packages::as_root("chroot")
             .arg(root.path())
             .args([program, "--version"]));
         assert!(said.contains(quantix::VERSION), "{said}");

@@ -13,14 +13,14 @@ set -u
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH DEBIAN_FRONTEND=noninteractive
 kind=$1 file=$2 sum=$3 limit=$4 token=$5
-run=${QX_RUN:-/run/quantix-kvm}/install
+run=/run/quantix-kvm/install
 home=${file%/*}
 log=$run/$token.log
 umask 077
 mkdir -p "$run"
 find "$run" -type f -mtime +0 -exec rm -f {} +
 
-say() { echo "$*" >"$run/$token.new" && mv "$run/$token.new" "$run/$token"; }
+say() { printf '%s\n' "$*" >"$run/$token.new" && mv "$run/$token.new" "$run/$token"; }
 finish() {
     say "$@"
     rm -f "$file" "$log"
@@ -32,7 +32,9 @@ last_words() { { grep -i -m 1 error "$log" || grep -v '^ *$' "$log" | tail -n 3;
 
 # One at a time. One that was killed has left its number.
 until mkdir "$run/lock" 2>/dev/null; do
-    other=$(cat "$run/lock/pid" 2>/dev/null) || other=
+    # It may not have come to that yet.
+    [ -s "$run/lock/pid" ] || sleep 1
+    other=$(cat "$run/lock/pid" 2>/dev/null)
     if [ -n "$other" ] && grep -qs "qx-node install" "/proc/$other/cmdline"; then
         say "refused another installation is on its way"
         rm -f "$file"
@@ -50,7 +52,7 @@ while [ "$agent" -gt 1 ] && [ "$(cat "/proc/$agent/comm")" != quantix-kvm-age ];
 done
 [ "$agent" -gt 1 ] || finish "refused the agent is not to be found: it was restarted meanwhile"
 program=$(readlink "/proc/$agent/exe")
-program=${program% (deleted)}
+program=${program%" (deleted)"}
 before=$("$program" --version 2>/dev/null | sed 's/^[^ ]* \([^ ]*\).*/\1/')
 arguments=$(tr '\0' '\n' <"/proc/$agent/cmdline" | sed 1d)
 if [ -d /run/systemd/system ] && systemctl --quiet is-active quantix-kvm-agent.service; then
@@ -102,9 +104,13 @@ restart() {
 
 # A program takes its place in one step.
 place() {
-    cp "$1" "$program.new" && chmod 755 "$program.new" && {
-        chcon --reference="$program" "$program.new" || :
-    } 2>/dev/null && sync && mv "$program.new" "$program" && sync
+    if ! { cp "$1" "$program.new" && chmod 755 "$program.new" && sync; }; then
+        rm -f "$program.new"
+        return 1
+    fi
+    # Where SELinux is, as what runs there had it.
+    chcon --reference="$program" "$program.new" 2>/dev/null
+    mv "$program.new" "$program" && sync
 }
 
 put() {
@@ -133,14 +139,15 @@ case $kind in
 esac
 
 # A package may have done so.
-case $(agents) in *"$agent"*) restart ;; esac
+case " $(agents | tr '\n' ' ')" in *" $agent "*) restart ;; esac
 say "waiting"
 seconds=$limit
 while [ "$seconds" -gt 0 ]; do
     if [ "$(cat "$run/confirmed" 2>/dev/null)" = "$token" ]; then
-        # What the next installation goes back to.
+        # What the next installation goes back to, if nobody else has changed the agent until then.
         rm -f "$home/kept.deb" "$home/kept.rpm"
         [ "$kind" = binary ] || mv "$file" "$home/kept.$kind"
+        sha256sum <"$program" >"$home/kept.sum"
         finish "installed $before"
     fi
     sleep 1
@@ -149,7 +156,10 @@ done
 
 # It has not come, or has let nobody in.
 note=''
-if [ "$kind" != binary ] && [ -f "$home/kept.$kind" ] && put "$home/kept.$kind"; then
+is_kept() {
+    [ -f "$home/kept.$kind" ] && [ "$(sha256sum <"$home/old")" = "$(cat "$home/kept.sum")" ]
+}
+if is_kept && put "$home/kept.$kind"; then
     :
 elif place "$home/old" 2>"$log"; then
     [ "$kind" = binary ] || note="; the database of packages has the new one"

@@ -1,5 +1,7 @@
 //! The packages of the programs that are tested, each kind made once.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -22,6 +24,16 @@ impl Kind {
     }
 }
 
+/// As root, if only of what is made here (user_namespaces(7)).
+pub fn as_root(program: &str) -> Command {
+    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+        return Command::new(program);
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", program]);
+    command
+}
+
 /// Runs it to its end, which has to be a good one: what it wrote.
 #[track_caller]
 pub fn run(command: &mut Command) -> String {
@@ -42,12 +54,21 @@ pub fn is_release() -> bool {
         .is_some_and(|parent| parent.ends_with("release"))
 }
 
-/// Makes those of the sources there.
-pub fn build(kind: Kind, sources: &Path, out: &Path) {
-    let programs = program("qx-node")
+/// Where both programs are.
+fn programs() -> PathBuf {
+    program("qx-node")
         .parent()
         .map(Path::to_owned)
-        .unwrap_or_default();
+        .unwrap_or_default()
+}
+
+/// Makes those of the sources there.
+pub fn build(kind: Kind, sources: &Path, out: &Path) {
+    build_of(programs(), kind, sources, out);
+}
+
+/// The same of other programs.
+pub fn build_of(programs: PathBuf, kind: Kind, sources: &Path, out: &Path) {
     let script = sources.join(kind.word()).join("build");
     run(Command::new(script)
         .arg(out)
@@ -76,7 +97,7 @@ fn make(kind: Kind) -> PathBuf {
 /// The package of this name.
 #[track_caller]
 pub fn find(directory: &Path, name: &str) -> PathBuf {
-    let files = std::fs::read_dir(directory)
+    let files = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path());
     let is_it = |path: &PathBuf| {
@@ -96,7 +117,7 @@ pub fn find(directory: &Path, name: &str) -> PathBuf {
 
 /// What a clone has, without what was made in it.
 pub fn copy_sources(to: &Path) {
-    std::fs::create_dir(to).unwrap();
+    fs::create_dir(to).unwrap();
     let line = "tar c --exclude=./target --exclude=./.git . | tar x -C \"$0\"";
     run(Command::new("sh")
         .args(["-c", line])

@@ -3,7 +3,7 @@
 mod freeze;
 mod grow;
 mod hardware;
-mod install;
+pub mod install;
 mod network;
 mod power;
 mod processes;

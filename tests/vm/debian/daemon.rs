@@ -18,6 +18,18 @@ pub fn is_a_service_that_systemd_keeps(guest: &Guest) {
     let directories = guest.sh("stat -c '%a %U:%G' /run/quantix-kvm /run/quantix-kvm/vms");
     assert_eq!(directories, "755 root:root\n1775 root:kvm");
     assert!(guest.sh("getent group quantix").starts_with("quantix:"));
+    let make = |user: &str| {
+        guest.says(&format!(
+            "su -s /bin/sh {user} -c 'echo >/run/quantix-kvm/vms/{user}'"
+        ))
+    };
+    guest.sh("useradd -M -G kvm qemu && useradd -M -G kvm other");
+    assert_eq!(make("qemu"), "");
+    assert!(make("nobody").contains("Permission denied"));
+    // Nor may one of them take another's away.
+    let take = "su -s /bin/sh other -c 'rm -f /run/quantix-kvm/vms/qemu'";
+    assert!(guest.says(take).contains("Operation not permitted"));
+    guest.sh("rm /run/quantix-kvm/vms/qemu && userdel qemu && userdel other");
     let conf = "/etc/quantix-kvm/node.conf";
     let show = |what: &str| guest.sh(&format!("systemctl show -P {what} quantix-node"));
     assert_eq!(show("Type"), "notify");

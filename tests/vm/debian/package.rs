@@ -2,10 +2,12 @@
 //! place.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use super::Guest;
 use crate::util::packages::{self, Kind};
 use crate::vm::harness::{PATIENCE, wait_until};
+use crate::vm::ops::install::DEAF;
 
 pub fn is_a_service_that_udev_starts(guest: &Guest) {
     let show = |what: &str| guest.sh(&format!("systemctl show -P {what} quantix-kvm-agent"));
@@ -98,13 +100,34 @@ pub fn is_exchanged_under_what_it_runs(guest: &Guest) {
     guest
         .ask("install", &["--deb", "/dev/null"])
         .failed(1, &["no agent has 0 bytes"]);
+    // Another package, whose agent lets nobody in: the one before it comes back, as a package.
+    let programs = place.file("programs");
+    fs::create_dir(&programs).unwrap();
+    fs::write(programs.join("quantix-kvm-agent"), DEAF).unwrap();
+    fs::write(programs.join("qx-node"), DEAF).unwrap();
+    for name in ["quantix-kvm-agent", "qx-node"] {
+        let path = programs.join(name);
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    packages::build_of(programs, Kind::Deb, &sources, &place.file("deaf"));
+    let deaf = packages::find(&place.file("deaf"), "quantix-kvm-agent");
+    guest
+        .ask(
+            "install",
+            &["--deb", deaf.to_str().unwrap(), "--deadline", "5"],
+        )
+        .failed(1, &["let nobody in within 5 s; the old agent is back"]);
+    assert_eq!(
+        (installed(), conf()),
+        (quantix::VERSION.to_owned(), ours.to_owned())
+    );
     let text = place.file("text");
     fs::write(&text, "no package").unwrap();
     guest
         .ask("install", &["--deb", text.to_str().unwrap()])
         .failed(
             1,
-            &["is not a Debian format archive", "nothing was changed"],
+            &["dpkg-deb: error: ", "nothing was changed"],
         );
     guest.sh("touch /root/enough");
     assert_eq!(guest.ask("attach", &[&job]).text(), "enough");

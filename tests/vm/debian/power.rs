@@ -61,9 +61,13 @@ pub fn it_starts_again_and_switches_off_in_order(guest: &Guest) {
     let boot = guest.node().vm("db1")["boot_id"].clone();
     // As long as a machine that does other work needs to emulate one.
     let patience = ["--wait", "--timeout", "900"];
+    // What it does not find in its next boot, it cannot do without.
+    let line = "/dev/none /srv/none ext4 x-systemd.device-timeout=2s 0 0";
+    guest.sh(&format!("echo '{line}' >>/etc/fstab"));
     let said = guest.ask("reboot", &patience).text();
     assert!(said.starts_with("db1: started again after "), "{said}");
     assert_ne!(guest.node().vm("db1")["boot_id"], boot);
+    is_mended_where_it_does_not_boot(guest);
     // Nothing was left to be recovered.
     let said = guest.says(
         "dmesg | grep 'recovery complete'; last -x shutdown reboot | head -n 2 | cut -d ' ' -f 1",
@@ -85,4 +89,18 @@ pub fn it_starts_again_and_switches_off_in_order(guest: &Guest) {
         &format!("! dumpe2fs -h {disk} 2>&1 | grep needs_recovery"),
     ]);
     system(&["e2fsck", "-fn", disk]);
+}
+
+/// It waits for somebody at its console, who would need a password.
+fn is_mended_where_it_does_not_boot(guest: &Guest) {
+    wait_until("emergency mode", 3 * PATIENCE, || {
+        guest.says("systemctl is-system-running") == "maintenance"
+    });
+    guest.sh("sed -i /none/d /etc/fstab && systemctl daemon-reload");
+    let sessions = guest.node().vm("db1")["counters"]["sessions"].clone();
+    guest.sh("systemctl --no-block default");
+    wait_until("the rest of the boot", 3 * PATIENCE, || {
+        guest.says("systemctl is-active multi-user.target") == "active"
+    });
+    assert_eq!(guest.node().vm("db1")["counters"]["sessions"], sessions);
 }

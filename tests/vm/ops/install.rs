@@ -6,7 +6,7 @@ use std::fs;
 use super::super::harness::{Options, Own, PATIENCE, program, wait_until};
 
 /// Looks like an agent as long as nobody asks anything of it.
-const DEAF: &str = "#!/bin/sh\n[ \"$1\" = --version ] && echo 'quantix-kvm-agent 8.0.0 (deaf)' && exit\nwhile :; do sleep 1; done\n";
+pub const DEAF: &str = "#!/bin/sh\n[ \"$1\" = --version ] && echo 'quantix-kvm-agent 8.0.0 (deaf)' && exit\nwhile :; do sleep 1; done\n";
 
 /// Ends at once.
 const FAILING: &str =
@@ -68,7 +68,7 @@ fn an_agent_is_installed_through_the_one_before() {
         "db1",
         "ls -d /run/quantix-kvm/install/lock /usr/sbin/*.new 2>/dev/null; ls /var/lib/quantix-kvm",
     );
-    assert_eq!(left, "old");
+    assert_eq!(left, "kept.sum\nold");
     wait_until("a daemon that agrees", PATIENCE, || {
         own.node.state("db1") == "ready"
     });
