@@ -8,7 +8,7 @@ pub fn is_a_service_that_systemd_keeps(guest: &Guest) {
     let package = packages::find(packages::built(Kind::Deb), "quantix-node");
     let copy = ["cp", package.to_str().unwrap(), "db1:/root/node.deb"];
     guest.node().cli(&copy).ok();
-    let all = "find /etc /usr /lib /run/quantix-kvm /var/lib/systemd -xdev | sort";
+    let all = "find /etc /usr /lib /var/lib/systemd -xdev | sort";
     let before = guest.sh(all);
     guest.sh("dpkg --install /root/node.deb 2>&1");
     // It is started when clients are taken, and not before.
@@ -94,6 +94,7 @@ pub fn is_a_service_that_systemd_keeps(guest: &Guest) {
 
     guest.sh("dpkg --purge quantix-node 2>&1 && rm -r /run/systemd/system/quantix-node.service.d");
     assert_eq!(guest.sh(all), before);
+    assert_eq!(guest.says("ls /run/quantix-kvm/vms 2>&1 | grep -v 'No such'"), "");
     guest
         .says("getent group quantix || echo none")
         .ends_with("none");
