@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 
-use quantix::message::{Body, agent};
+use quantix::message::{Body, Stream, agent};
 
 use crate::util::agent::{Agent, old_kernel, read_file, shell, spawn_by, write_file};
 use crate::util::{Dir, children, noise, until_so};
@@ -38,17 +38,32 @@ fn on_a_kernel_3_10_all_is_served() {
     assert!(open(keeper) < 16, "{}", open(keeper));
 
     // A terminal, without TIOCGPTPEER.
+    let said = agent.dir.text("said");
     let terminal = agent::Execute {
         terminal: Some(agent::Terminal {
             rows: 33,
             columns: 101,
             r#type: "vt100".to_owned(),
         }),
-        ..shell("stty size; tty")
+        stream_input: true,
+        stream_output: true,
+        ..shell(&format!("{{ stty size; tty; }} >{said}"))
     };
-    let answer = talk.exec("2", terminal);
-    let said = String::from_utf8(answer.stdout).unwrap();
-    assert!(said.starts_with("33 101\r\n/dev/pts/"), "{said}");
+    talk.send("2", Body::Execute(terminal));
+    for stream in [Stream::Stdout, Stream::Stderr] {
+        let stream = stream.into();
+        let bytes = 1 << 20;
+        talk.send("2", Body::Credit(agent::Credit { stream, bytes }));
+    }
+    loop {
+        match talk.answer("2") {
+            Body::ExecuteResponse(answer) => break assert_eq!(answer.exit_code, 0),
+            Body::Credit(_) | Body::StreamChunk(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let said = fs::read_to_string(&said).unwrap();
+    assert!(said.starts_with("33 101\n/dev/pts/"), "{said}");
 
     // Files, without O_TMPFILE: whole, and nothing of another name beside them.
     let bytes = noise(3_000_000);
@@ -67,12 +82,12 @@ fn on_a_kernel_3_10_all_is_served() {
 
     // A signal to a process, without a descriptor that holds it.
     let mut sleep = Command::new("sleep").arg("1000").spawn().unwrap();
-    let request = agent::SignalProcess {
+    let request = agent::KillProcess {
         pid: sleep.id(),
         signal: 9,
         ..Default::default()
     };
-    match talk.ask("5", Body::SignalProcess(request)) {
+    match talk.ask("5", Body::KillProcess(request)) {
         Body::Error(error) => panic!("{error:?}"),
         _ => until_so("its end", || sleep.try_wait().unwrap().is_some()),
     }

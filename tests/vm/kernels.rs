@@ -90,7 +90,10 @@ fn serves(own: &Own, reseeds: bool) {
     let found = fs::read(own.place.file("tree-back/deep/file")).unwrap();
     assert!(found == bytes[..100_000]);
     // Nothing half-written is left, whether files without a name were to be had or not.
-    assert_eq!(sh("ls -A /tmp/tree /tmp/tree/deep | grep -c '^\\.'; :"), "0");
+    assert_eq!(
+        sh("ls -A /tmp/tree /tmp/tree/deep | grep -c '^\\.'; :"),
+        "0"
+    );
 
     let screen = Screen::open(&own.place, node, "screen");
     screen.begin("$QX shell db1");
@@ -121,7 +124,8 @@ fn serves(own: &Own, reseeds: bool) {
     running.write(b"secret\n");
     let said = running.finish().text();
     assert_eq!(said, "alice: password set in /etc/passwd");
-    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f one";
+    let key =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f one";
     let mut running = node.begin(&["keys", "db1", "alice", "add", "-"]);
     running.write(key.as_bytes());
     running.finish().text();
@@ -159,12 +163,18 @@ fn serves(own: &Own, reseeds: bool) {
     let found: Value = serde_json::from_slice(&out.stdout).unwrap();
     assert_eq!((out.status, &*out.stderr), (0, ""), "{found}");
 
-    own.until_next_agent(|| {
-        node.cli(&["exec", "db1", "--detach", "--", "killall -9 quantix-kvm-agent"]);
-    });
+    kill_agent(own);
     assert_eq!(sh("echo again"), "again");
     let console = own.vm.console();
     assert!(!console.contains("panicked"), "{console}");
+}
+
+/// Kills it and all that it has forked, and waits for the next.
+fn kill_agent(own: &Own) {
+    own.until_next_agent(|| {
+        let line = "kill -9 $(grep -ls ^quantix-kvm-age /proc/[0-9]*/comm | cut -d/ -f3)";
+        own.node.cli(&["exec", "db1", "--", line]);
+    });
 }
 
 #[test]
@@ -191,10 +201,7 @@ fn what_passes_for_a_3_10_is_served() {
             >/usr/sbin/quantix-kvm-agent; \
         mv /usr/sbin/real /usr/sbin/quantix-kvm-agent.real; chmod 755 /usr/sbin/quantix-kvm-agent";
     own.node.sh("db1", line);
-    own.until_next_agent(|| {
-        let line = "killall -9 quantix-kvm-agent";
-        own.node.cli(&["exec", "db1", "--detach", "--", line]);
-    });
+    kill_agent(&own);
     let seccomp = own.node.sh("db1", "grep ^Seccomp: /proc/self/status");
     assert_eq!(seccomp.split_whitespace().last(), Some("2"));
     serves(&own, false);
@@ -237,7 +244,9 @@ fn every_processor_is_served() {
         });
         own.node.cli(&["ping", "db1"]).ok();
         own.node.cli(&["exec", "db1", "--", "true"]).ok();
-        let model = own.node.sh("db1", "sed -n 's/^model name.*: //p' /proc/cpuinfo");
+        let model = own
+            .node
+            .sh("db1", "sed -n 's/^model name.*: //p' /proc/cpuinfo");
         println!("{processor}: {model}");
     }
 }
