@@ -64,9 +64,12 @@ fn serves(own: &Own, reseeds: bool) {
     let said = node.cli(&["ping", "db1", "-c", "2"]).text();
     assert!(said.contains("2 answered"), "{said}");
     let found = json(&["telemetry", "db1"]);
-    assert!(found["memory_total"].as_u64() > Some(100 << 20), "{found}");
+    assert!(
+        found["memory"]["total"].as_u64() > Some(100 << 20),
+        "{found}"
+    );
     assert!(found["process_count"].as_u64() > Some(1), "{found}");
-    let pressure = found["pressure"].as_array().map_or(0, Vec::len);
+    let pressure = found["pressures"].as_array().map_or(0, Vec::len);
     let counts = sh("[ -e /proc/pressure/cpu ] && echo yes || echo no") == "yes";
     assert_eq!(pressure > 0, counts, "{found}");
 
