@@ -212,7 +212,8 @@ fn what_passes_for_a_3_10_is_served() {
 
 /// QEMU's processors that its emulation can be, by their age. Left out are those that are others with one flag more or
 /// less, those of 32 bits (which no x86-64 kernel boots on), and `host` and `base`, which are none.
-const PROCESSORS: [&str; 22] = [
+/// With Opteron_G5, emulated, the kernel of Debian 12 prints nothing at all: it does not get to the agent.
+const PROCESSORS: [&str; 21] = [
     "qemu64",
     "kvm64",
     "phenom",
@@ -231,7 +232,6 @@ const PROCESSORS: [&str; 22] = [
     "Icelake-Server",
     "Opteron_G1",
     "Opteron_G3",
-    "Opteron_G5",
     "EPYC",
     "EPYC-Milan",
     "max",
