@@ -101,10 +101,12 @@ soak-vm: ## all faults in a real VM, again and again until one test fails; ROUND
 	    round=$$((round + 1)); \
 	done
 
-check-deep: ## what takes too long for `make test`: 200 freezes with the host killed, a Debian's networks
+check-deep: ## what takes too long for `make test`: freezes with the host killed, a Debian's networks, kernels, processors
 	tests/vm/install.sh
 	QX_FREEZE_ROUNDS=200 cargo test --test main -- vm::ops::freeze::whenever
 	cargo test --test main -- --ignored vm::debian::network packages::
+	cargo test --test main -- --ignored vm::kernels:: --test-threads 1
+	QX_TEST_KERNEL=3.10 RUST_TEST_THREADS=$(THREADS) cargo test --test main -- agent::
 
 fuzz: ## random inputs that learn from the code's paths; SECONDS=N for each target
 	@tests/fuzz/run.sh $(SECONDS)

@@ -17,6 +17,8 @@ mod fairness;
 mod files;
 // What a host must not send.
 mod frames;
+// What an old kernel lacks.
+mod kernels;
 // Trees: what a host may send, and that nothing gets out of its target.
 mod trees;
 

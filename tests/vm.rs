@@ -36,6 +36,9 @@ mod ansible;
 mod diagnosis;
 mod libvirt;
 
+// Guests of all ages: old and new kernels, every processor.
+mod kernels;
+
 // How a channel comes about, each in a guest of its own.
 mod channel;
 mod states;

@@ -13,6 +13,7 @@ use quantix::message::agent::{Grow, GrowReport};
 use quantix::rt::partitions::{self, Place};
 use quantix::rt::sys::fd::try_lock;
 use quantix::rt::sys::filesystem;
+use quantix::rt::sys::process::page_size;
 
 use super::storage::{SECTOR, number, word};
 use super::take_lock;
@@ -229,7 +230,7 @@ impl Btrfs {
                 other => other?,
             };
             let node = fs::metadata(&path)?.rdev();
-            let block = u64::from(of.block);
+            let block = btrfs_block(of.block);
             return Ok(Ok(Self {
                 id: of.id,
                 disk: (libc::major(node), libc::minor(node)),
@@ -241,6 +242,14 @@ impl Btrfs {
             }));
         }
         Err(io::Error::from_raw_os_error(libc::ENODEV))
+    }
+}
+
+/// Bytes of a btrfs's block. Before 3.16 the kernel does not tell, and mounts none whose blocks are other than a page.
+fn btrfs_block(told: u32) -> u64 {
+    match told {
+        0 => page_size(),
+        told => told.into(),
     }
 }
 
@@ -461,6 +470,12 @@ mod tests {
             assert!(why.contains(words), "{why}");
             fs::remove_dir_all(&sys).unwrap();
         }
+    }
+
+    #[test]
+    fn a_btrfs_of_an_old_kernel_has_blocks_too() {
+        assert_eq!(btrfs_block(16_384), 16_384);
+        assert_eq!(btrfs_block(0), page_size());
     }
 
     #[test]

@@ -90,7 +90,11 @@ fn reseed(bytes: &[u8]) -> Outcome {
         return Err(format!("the host has sent fewer than {LEAST} bytes"));
     }
     match entropy::reseed(bytes) {
-        Ok(()) => Ok(format!("reseeded with {} bytes of the host", bytes.len())),
+        Ok(true) => Ok(format!("reseeded with {} bytes of the host", bytes.len())),
+        Ok(false) => Ok(format!(
+            "{} bytes of the host added; this kernel, one before 4.17, takes them up within minutes",
+            bytes.len()
+        )),
         Err(e) => Err(format!("/dev/urandom: {}", system_text(&e))),
     }
 }

@@ -220,7 +220,10 @@ fn a_tree_that_is_broken_off_leaves_no_part_of_a_file() {
         let whole = entry(TreeKind::File, "whole", b"x");
         assert!(archive::encode(&whole, &mut bytes) && archive::encode(&half, &mut bytes));
         talk.chunk(id, 0, &bytes, false);
-        until_so("the first file", || agent.dir.list("to") == ["whole"]);
+        // An old kernel has the half one under another name beside it.
+        until_so("the first file", || {
+            agent.dir.list("to").iter().any(|name| name == "whole")
+        });
     };
     begin(&mut talk, "c");
     talk.send("c", Body::Cancel(agent::Cancel {}));

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use prost::Message;
@@ -56,7 +58,11 @@ impl Agent {
 }
 
 /// Starts an agent whose port is the socket `port` in `dir`; log and configuration are there too.
+/// `QX_TEST_KERNEL=3.10` has it run as on that kernel.
 pub fn spawn(dir: &Dir, port: &str, options: &[&str]) -> Process {
+    if std::env::var_os("QX_TEST_KERNEL").is_some_and(|kernel| kernel == "3.10") {
+        return spawn_by(Command::new(old_kernel()), dir, port, options);
+    }
     let command = Command::new(env!("CARGO_BIN_EXE_quantix-kvm-agent"));
     start(command, dir, port, options)
 }
@@ -65,6 +71,21 @@ pub fn spawn(dir: &Dir, port: &str, options: &[&str]) -> Process {
 pub fn spawn_by(mut command: Command, dir: &Dir, port: &str, options: &[&str]) -> Process {
     command.arg(env!("CARGO_BIN_EXE_quantix-kvm-agent"));
     start(command, dir, port, options)
+}
+
+/// A program that runs another as on a kernel 3.10; see its head.
+pub fn old_kernel() -> &'static Path {
+    static MADE: LazyLock<PathBuf> = LazyLock::new(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/util/old-kernel.c");
+        let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("old-kernel");
+        let mut compiler = Command::new("gcc");
+        compiler.args(["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o"]);
+        let out = compiler.arg(&made).arg(source).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{said}");
+        made
+    });
+    &MADE
 }
 
 fn start(mut command: Command, dir: &Dir, port: &str, options: &[&str]) -> Process {

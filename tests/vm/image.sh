@@ -8,6 +8,8 @@
 #   OUT_DIR       receives vmlinuz and initrd; each appears whole, by rename
 #   QX_VM_CACHE   where the kernel and the part of the initramfs that does not depend on the agent are
 #                 kept; default target/vm/cache; a relative path is taken from the repository's root
+#   QX_VM_KERNEL  default, this machine's distribution's; oldest or newest: of all that Debian's archive still
+#                 offers, which needs apt
 #
 # The kernel package is downloaded and unpacked, never installed. It stays as it is until the cache is
 # removed. Calls may run at the same time: a lock in the cache serializes them.
@@ -34,7 +36,36 @@ pack() { LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0; }
 
 # --- the kernel package: each fetch_* leaves its content below $tmp/tree ----------------------------
 
+# Has apt know the packages of more suites than this machine's, in a place of its own: $apt_options.
+know_suites() {
+    case $which in
+        oldest) suites="oldoldstable oldstable" ;;
+        *) suites="stable-backports trixie-backports sid experimental" ;;
+    esac
+    mkdir -p "$tmp/apt/lists/partial" "$tmp/apt/archives/partial"
+    mirror=$(apt-get indextargets --no-release-info --format "\$(REPO_URI) \$(COMPONENT)" 'Identifier: Packages' |
+        awk '$1 ~ /^https?:.*\/debian\/?$/ && $2 == "main" { print $1; exit }' | grep . || echo http://deb.debian.org/debian)
+    keys=/usr/share/keyrings/debian-archive-keyring.gpg
+    for suite in $suites; do echo "deb [arch=amd64 signed-by=$keys] $mirror $suite main"; done >"$tmp/apt/sources.list"
+    apt_options="-o Dir::Etc::SourceList=$tmp/apt/sources.list -o Dir::Etc::SourceParts=/dev/null
+        -o Dir::State=$tmp/apt -o Dir::State::status=/dev/null -o Dir::Cache=$tmp/apt
+        -o Acquire::Languages=none -o APT::Sandbox::User=root"
+    # A suite that has left the mirror makes it fail; whether there is a kernel shows after it.
+    # shellcheck disable=SC2086 # several words
+    apt-get $apt_options update -q || :
+}
+
 apt_kernel() { # the real package behind Debian's or Ubuntu's meta package
+    if [ "$which" != default ]; then
+        # shellcheck disable=SC2086 # several words
+        apt-cache $apt_options pkgnames linux-image- |
+            grep -E '^linux-image-[0-9]+\.[0-9]+\.[0-9]+[^ ]*-cloud-amd64$' | sort -V >"$tmp/kernels"
+        case $which in
+            oldest) head -n 1 "$tmp/kernels" ;;
+            *) tail -n 1 "$tmp/kernels" ;;
+        esac | grep .
+        return
+    fi
     for meta in linux-image-cloud-amd64 linux-image-virtual; do
         apt-cache depends "$meta" 2>/dev/null |
             sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1 | grep . && return
@@ -42,13 +73,16 @@ apt_kernel() { # the real package behind Debian's or Ubuntu's meta package
     return 1
 }
 
+apt_options=''
 apt_download() {
+    [ "$which" = default ] || [ -n "$apt_options" ] || know_suites
     kernel_package=$(apt_kernel) || return 1
-    # Ubuntu keeps the modules in a package of their own. The sandbox user could not enter our
+    # Ubuntu keeps the modules in a package of their own, Debian since 7 the image, too. The sandbox user could not enter our
     # directory, and the package's signature is checked either way.
-    # shellcheck disable=SC2046 # none, one or several names
-    (cd "$tmp/pkg" && apt-get download -q -o APT::Sandbox::User=root "$kernel_package" \
-        $(apt-cache pkgnames "linux-modules-${kernel_package#linux-image-}"))
+    # shellcheck disable=SC2046,SC2086 # none, one or several names
+    (cd "$tmp/pkg" && apt-get $apt_options download -q -o APT::Sandbox::User=root "$kernel_package" \
+        $(apt-cache $apt_options pkgnames "linux-modules-${kernel_package#linux-image-}") \
+        $(apt-cache $apt_options pkgnames "linux-binary-${kernel_package#linux-image-}"))
 }
 
 fetch_apt() {
@@ -94,6 +128,7 @@ add_module() (
 make_kernel() {
     mkdir -p "$tmp/pkg" "$tmp/tree" "$tmp/kernel/modules"
     if command -v apt-get; then fetch=fetch_apt
+    elif [ "$which" != default ]; then die "the $which kernel comes by apt-get, which is not here"
     elif command -v dnf; then fetch=fetch_dnf
     elif command -v apk; then fetch=fetch_apk
     else die "none of apt-get, dnf, apk is here to fetch a kernel"
@@ -115,7 +150,7 @@ make_kernel() {
     rm -f "$tree/build" "$tree/source"
     mkdir "$tmp/kernel/tree"
     mv "$tree" "$tmp/kernel/tree/"
-    rm -rf "$cache"/kernel-*
+    rm -rf "$cache/$prefix"kernel-*
     mv "$tmp/kernel" "$kernel"
 }
 
@@ -147,14 +182,19 @@ make_base() {
     chmod 755 "$fs/init" "$fs/bin/supervise" "$fs/bin/port-links" "$fs/bin/busybox"
     cp -R "$kernel/modules" "$fs/lib/modules"
     (cd "$fs" && find . | pack) >"$tmp/base"
-    rm -f "$cache"/base-*.cpio
+    rm -f "$cache/$prefix"base-*.cpio
     mv "$tmp/base" "$base"
 }
 
 # --- main -------------------------------------------------------------------------------------------
 
 [ $# = 2 ] || die "usage: image.sh AGENT_BINARY OUT_DIR"
-agent=$1 out=$2
+agent=$1 out=$2 which=${QX_VM_KERNEL:-default}
+case $which in
+    default) prefix='' ;; # debian.sh looks for it by this name
+    oldest | newest) prefix=$which- ;;
+    *) die "QX_VM_KERNEL is default, oldest or newest, not '$which'" ;;
+esac
 for t in cpio flock readelf sha256sum; do
     command -v $t >/dev/null || die "$t is missing; run tests/vm/install.sh"
 done
@@ -170,12 +210,12 @@ tmp=$(mktemp -d "$cache/tmp.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' INT TERM HUP
 
-kernel=$cache/kernel-$(echo "tree:$port_modules:$rng_modules:$disk_modules:$net_modules:$fs_modules" | sum)
+kernel=$cache/${prefix}kernel-$(echo "tree:$port_modules:$rng_modules:$disk_modules:$net_modules:$fs_modules" | sum)
 [ -d "$kernel" ] || make_kernel
 busybox=$(find_busybox)
 key=$(sum "$here/image.sh" "$here/init" "$here/supervise" "$here/port-links" "$here/probe.c" \
     "$busybox" "$kernel/vmlinuz")
-base=$cache/base-$key.cpio
+base=$cache/${prefix}base-$key.cpio
 [ -f "$base" ] || make_base
 
 # The kernel unpacks concatenated archives in order. Not compressed: loading the bytes is cheaper than

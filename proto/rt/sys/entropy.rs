@@ -1,7 +1,7 @@
 //! What the kernel's random numbers come from (random(4), linux/random.h).
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsRawFd;
 
 use super::check;
@@ -22,12 +22,13 @@ const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
 const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
 
 /// Adds bytes that nobody else knows, and has all random numbers from now on come from them, too. A write to
-/// /dev/urandom alone would be taken into account only after minutes.
+/// /dev/urandom alone would be taken into account only after minutes. False: this kernel, one before 4.17, cannot be
+/// told to. One before 4.8 takes what is written into account at once, those between do within five minutes.
 ///
 /// # Errors
-/// EPERM. EINVAL: this kernel is older than 4.14; the bytes were added all the same.
-pub fn reseed(bytes: &[u8]) -> io::Result<()> {
-    let random = File::options().write(true).open("/dev/urandom")?;
+/// EPERM.
+pub fn reseed(bytes: &[u8]) -> io::Result<bool> {
+    let mut random = File::options().write(true).open("/dev/urandom")?;
     let mut pool = Pool {
         bits: 0,
         bytes: 0,
@@ -40,6 +41,12 @@ pub fn reseed(bytes: &[u8]) -> io::Result<()> {
     // SAFETY: the call reads a Pool of which `bytes` of the data are given; it lives for its length.
     check(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &raw const pool) })?;
     // SAFETY: takes no argument and touches no memory.
-    check(unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG, 0) })?;
-    Ok(())
+    match check(unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG, 0) }) {
+        Ok(_) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            random.write_all(&bytes[..length])?;
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    }
 }

@@ -94,6 +94,9 @@ pub fn is_a_service_that_systemd_keeps(guest: &Guest) {
 
     guest.sh("dpkg --purge quantix-node 2>&1 && rm -r /run/systemd/system/quantix-node.service.d");
     assert_eq!(guest.sh(all), before);
-    assert_eq!(guest.says("ls /run/quantix-kvm/vms 2>&1 | grep -v 'No such'"), "");
+    assert_eq!(
+        guest.says("ls /run/quantix-kvm/vms 2>&1 | grep -v 'No such'"),
+        ""
+    );
     assert_eq!(guest.says("getent group quantix || echo none"), "none");
 }

@@ -125,10 +125,7 @@ pub fn is_exchanged_under_what_it_runs(guest: &Guest) {
     fs::write(&text, "no package").unwrap();
     guest
         .ask("install", &["--deb", text.to_str().unwrap()])
-        .failed(
-            1,
-            &["dpkg-deb: error: ", "nothing was changed"],
-        );
+        .failed(1, &["dpkg-deb: error: ", "nothing was changed"]);
     guest.sh("touch /root/enough");
     assert_eq!(guest.ask("attach", &[&job]).text(), "enough");
 
