@@ -91,10 +91,13 @@ soak-vm: ## all faults in a real VM, again and again until one test fails; ROUND
 	    round=$$((round + 1)); \
 	done
 
-check-deep: ## what takes too long for `make test`: 200 freezes with the host killed, a Debian's networks
+check-deep: ## what takes too long for `make test`: 200 freezes, a Debian's networks, recipes for images, lintian
 	tests/vm/install.sh
+	tests/images/install.sh
+	cargo build --release --locked
 	QX_FREEZE_ROUNDS=200 cargo test --test main -- vm::ops::freeze::whenever
 	cargo test --test main -- --ignored vm::debian::network
+	QX_TEST_RELEASE=1 cargo test --test main -- --ignored images:: vm::debian::cloud_init
 
 fuzz: ## random inputs that learn from the code's paths; SECONDS=N for each target
 	@tests/fuzz/run.sh $(SECONDS)
