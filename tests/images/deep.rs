@@ -75,9 +75,10 @@ fn mkosi_makes_an_image_with_it() {
         &[("deb", &package(Kind::Deb))],
     );
     let (mirror, release) = mirror();
-    // systemd-nspawn, by which mkosi runs what it runs in the image, refuses a /run on a disk.
+    // systemd-nspawn, by which mkosi runs what it runs in the image, refuses a /run on a disk, and asks systemd for a unit.
     let line = "mount -t tmpfs tmpfs /run; cd \"$0\"
-        mkosi --distribution debian --release \"$2\" --mirror \"$1\" --format directory --package udev --output image build";
+        mkosi --distribution debian --release \"$2\" --mirror \"$1\" --nspawn-keep-unit --format directory --package udev \
+            --output image build";
     apart(
         line,
         &[work.path(), Path::new(&mirror), Path::new(&release)],
