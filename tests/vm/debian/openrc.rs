@@ -12,7 +12,11 @@ pub fn keeps_both_programs(guest: &Guest) {
     ));
     guest.sh(&format!("image=/\n{}", recipe("openrc")));
     guest.sh(enabled);
-    guest.sh("mkdir -p /run/openrc && touch /run/openrc/softlevel");
+    // What OpenRC makes when it boots.
+    guest.sh(
+        "mkdir -p /etc/conf.d /run/openrc && cd /run/openrc && touch softlevel && mkdir -p starting started stopping \
+         inactive wasinactive failed hotplugged scheduled exclusive daemons options tmp",
+    );
     let rc = |name: &str, word: &str| guest.sh(&format!("rc-service {name} {word} 2>&1"));
 
     // Another agent, since systemd's has the port.
