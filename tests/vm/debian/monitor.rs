@@ -12,7 +12,8 @@ pub fn it_is_asked_and_changes_nothing(guest: &Guest) {
     guest.sh(&format!("image=''\n{}", recipe("monitor-only")));
     guest.sh(BACK);
     guest.own.until_next_agent(|| {
-        guest.sh("systemctl daemon-reload && systemctl --no-block restart quantix-kvm-agent");
+        let line = "systemctl daemon-reload && systemctl --no-block restart quantix-kvm-agent";
+        guest.ask("exec", &["--detach", "--", line]).ok();
     });
     for command in [
         "telemetry",
