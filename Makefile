@@ -101,10 +101,12 @@ soak-vm: ## all faults in a real VM, again and again until one test fails; ROUND
 	    round=$$((round + 1)); \
 	done
 
-check-deep: ## what takes too long for `make test`: freezes with the host killed, a Debian's networks, kernels, processors
+check-deep: ## what takes too long for `make test`: freezes, networks, recipes for images, kernels, processors
 	tests/vm/install.sh
+	tests/images/install.sh
+	cargo build --release --locked
 	QX_FREEZE_ROUNDS=200 cargo test --test main -- vm::ops::freeze::whenever
-	cargo test --test main -- --ignored vm::debian::network packages::
+	QX_TEST_RELEASE=1 cargo test --test main -- --ignored vm::debian:: images:: packages::
 	cargo test --test main -- --ignored vm::kernels:: --test-threads 1
 	QX_TEST_KERNEL=3.10 RUST_TEST_THREADS=$(THREADS) cargo test --test main -- agent::
 

@@ -25,5 +25,7 @@ mod regression;
 mod fence;
 // The packages, put into systems that do not run.
 mod packages;
+// What docs/images.md says of images, done as it says.
+mod images;
 // The agent in a real VM, the daemon and the command line outside.
 mod vm;

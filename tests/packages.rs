@@ -15,9 +15,9 @@ use crate::util::Dir;
 use crate::util::packages::{self, Kind, run};
 
 /// Both packages of a kind, in this version and in the next.
-struct Built {
+pub struct Built {
     dir: Dir,
-    next: String,
+    pub next: String,
 }
 
 impl Built {
@@ -41,7 +41,7 @@ impl Built {
         Self { dir, next }
     }
 
-    fn next(&self, name: &str) -> PathBuf {
+    pub fn next(&self, name: &str) -> PathBuf {
         packages::find(&self.dir.join("next"), name)
     }
 
@@ -50,8 +50,8 @@ impl Built {
     }
 }
 
-static DEBS: LazyLock<Built> = LazyLock::new(|| Built::new(Kind::Deb));
-static RPMS: LazyLock<Built> = LazyLock::new(|| Built::new(Kind::Rpm));
+pub static DEBS: LazyLock<Built> = LazyLock::new(|| Built::new(Kind::Deb));
+pub static RPMS: LazyLock<Built> = LazyLock::new(|| Built::new(Kind::Rpm));
 
 const NAMES: [&str; 2] = ["quantix-kvm-agent", "quantix-node"];
 
@@ -84,13 +84,13 @@ const DIRECTORIES: [&str; 24] = [
 ];
 
 /// A system in a directory.
-struct Root {
-    dir: Dir,
+pub struct Root {
+    pub dir: Dir,
     kind: Kind,
 }
 
 impl Root {
-    fn new(kind: Kind) -> Self {
+    pub fn new(kind: Kind) -> Self {
         let dir = Dir::new();
         // Each with something in it, as in any system: what is empty would go with the package.
         for name in DIRECTORIES {
@@ -122,7 +122,7 @@ impl Root {
         root
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
@@ -153,7 +153,7 @@ impl Root {
         };
     }
 
-    fn version(&self, name: &str) -> String {
+    pub fn version(&self, name: &str) -> String {
         match self.kind {
             Kind::Deb => run(Command::new("dpkg-query")
                 .arg(format!("--admindir={}", self.dir.text("var/lib/dpkg")))
@@ -163,7 +163,7 @@ impl Root {
     }
 
     /// All that is there, but for the database of packages: path, kind and mode.
-    fn list(&self) -> BTreeMap<String, u32> {
+    pub fn list(&self) -> BTreeMap<String, u32> {
         let mut found = BTreeMap::new();
         let mut left = vec![self.path().to_owned()];
         while let Some(directory) = left.pop() {
@@ -196,7 +196,7 @@ impl Root {
         found
     }
 
-    fn read(&self, name: &str) -> String {
+    pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.dir.join(name)).unwrap()
     }
 }

@@ -27,7 +27,7 @@ mod trees;
 mod ops;
 
 // The same where it needs systemd: a Debian, with its own tools beside ours.
-mod debian;
+pub mod debian;
 
 // Fleets: Ansible, by the collection that is ours.
 mod ansible;

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod node;
 pub mod packages;
 pub mod qmp;
+pub mod recipes;
 pub mod relay;
 
 use std::fs::{self, File};

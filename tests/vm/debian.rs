@@ -4,23 +4,27 @@
 //! A boot takes an emulated processor a while, so each of the three guests here is asked everything, in order.
 
 mod accounts;
+mod cloud_init;
 mod daemon;
 mod fleet;
 mod freeze;
 mod inventory;
+mod monitor;
 mod names;
 mod network;
+mod openrc;
 mod package;
 mod power;
 mod services;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use crate::util::packages::{self, Kind};
+use crate::util::packages::{self, Kind, run};
 
 use super::harness::{Node, Options, Outcome, Own, PATIENCE, Place, make, system, wait_until};
 
@@ -29,6 +33,26 @@ static DISK: LazyLock<PathBuf> = LazyLock::new(|| {
     let package = packages::find(packages::built(Kind::Deb), "quantix-kvm-agent");
     PathBuf::from(make("debian.sh", &[&package]).trim_end())
 });
+
+/// A copy of it.
+fn copy(to: &Path) {
+    let words = ["cp", "--sparse=always", DISK.to_str().unwrap()];
+    system(&[&words[..], &[to.to_str().unwrap()]].concat());
+}
+
+/// A copy of it that never had an agent, or so it looks. Returns where the kernel is, and its modules.
+pub fn without_agent(disk: &Path) -> PathBuf {
+    copy(disk);
+    let line = "tree=$(mktemp -d); mount -o loop \"$0\" \"$tree\"
+        dpkg --root=\"$tree\" --purge quantix-kvm-agent; umount \"$tree\"; rmdir \"$tree\"";
+    run(Command::new("unshare")
+        .args(["--mount", "sh", "-euc", line])
+        .arg(disk));
+    let mut cached = fs::read_dir(DISK.parent().unwrap()).unwrap().flatten();
+    let is_kernel =
+        |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("kernel-");
+    cached.find(is_kernel).unwrap().path()
+}
 
 /// A Debian, `db1`, with its daemon.
 struct Guest {
@@ -47,21 +71,25 @@ impl Guest {
     fn boot_with(disks: &[(&str, u64)], networks: usize) -> Self {
         let place = Place::new();
         let disk = place.file("root");
-        let words = ["cp", "--sparse=always"].map(str::to_owned);
-        let copy = [DISK.to_str().unwrap(), disk.to_str().unwrap()].map(str::to_owned);
-        let words: Vec<String> = words.into_iter().chain(copy).collect();
-        system(&words.iter().map(String::as_str).collect::<Vec<_>>());
-        let mut qemu = vec!["-m".to_owned(), "384".to_owned()];
-        let mut add = |path: &PathBuf, serial: &str| {
-            let drive = format!("file={},format=raw,if=none,id={serial}", path.display());
-            let device = format!("virtio-blk-pci,drive={serial},serial={serial}");
-            qemu.extend(["-drive".to_owned(), drive, "-device".to_owned(), device]);
-        };
-        add(&disk, "root");
+        copy(&disk);
+        let mut drives = vec![(disk, "root")];
         for (serial, mib) in disks {
             let path = place.file(serial);
             fs::File::create(&path).unwrap().set_len(mib << 20).unwrap();
-            add(&path, serial);
+            drives.push((path, serial));
+        }
+        let drives: Vec<(&Path, &str)> = drives.iter().map(|(p, s)| (p.as_path(), *s)).collect();
+        Self::boot_in(place, &drives, networks, 3 * PATIENCE)
+    }
+
+    /// Its root is the first of these drives, each a file and a serial number. Its agent comes within so many seconds.
+    fn boot_in(place: Place, drives: &[(&Path, &str)], networks: usize, patience: u64) -> Self {
+        let disk = drives[0].0.to_owned();
+        let mut qemu = vec!["-m".to_owned(), "384".to_owned()];
+        for (path, serial) in drives {
+            let drive = format!("file={},format=raw,if=none,id={serial}", path.display());
+            let device = format!("virtio-blk-pci,drive={serial},serial={serial}");
+            qemu.extend(["-drive".to_owned(), drive, "-device".to_owned(), device]);
         }
         for number in 0..networks {
             let netdev = format!("user,id=net{number},ipv6=off,net=10.{number}.2.0/24");
@@ -78,7 +106,7 @@ impl Guest {
         );
         own.node.start();
         let ready = || own.node.state("db1") == "ready";
-        wait_until("Debian's agent", 3 * PATIENCE, ready);
+        wait_until("Debian's agent", patience, ready);
         Self { own, disk }
     }
 
@@ -134,6 +162,8 @@ fn a_debian_is_run_beside_its_own_tools() {
     names::are_those_of_hostnamed_and_timedated(&guest);
     fleet::is_what_a_playbook_says(&guest);
     daemon::is_a_service_that_systemd_keeps(&guest);
+    openrc::keeps_both_programs(&guest);
+    monitor::it_is_asked_and_changes_nothing(&guest);
     power::what_is_due_is_told_and_taken_back(&guest);
     power::a_clone_has_its_own_identity(&guest);
     power::it_starts_again_and_switches_off_in_order(&guest);

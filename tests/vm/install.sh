@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs what the VM tests need and this machine lacks: QEMU for x86, a static busybox, cpio, a C
 # compiler with a static libc, make, mke2fs, mkfs.xfs, mkfs.btrfs, sfdisk, sgdisk, socat, tmux, libvirt,
-# debootstrap, ssh, Ansible, Prometheus, zsh, fish, mandoc, what makes packages for dpkg and rpm, and the tools that unpack
-# kernel packages.
+# debootstrap, ssh, Ansible, Prometheus, zsh, fish, mandoc, what makes packages for dpkg and rpm, what compiles modules for
+# SELinux, and the tools that unpack kernel packages.
 #
 #   usage: tests/vm/install.sh
 #
@@ -59,6 +59,9 @@ missing() {
     have zsh || echo zsh
     have fish || echo fish
     have mandoc || echo mandoc
+    [ -f /usr/share/selinux/devel/Makefile ] || echo selinux-policy-dev
+    have checkmodule || echo checkpolicy
+    have semodule_package || echo semodule-utils
 }
 
 translate() {
@@ -70,6 +73,9 @@ translate() {
         apk:libc6-dev) echo musl-dev ;;
         apk:util-linux) echo flock ;;
         dnf:rpm) echo rpm-build ;;
+        dnf:selinux-policy-dev) echo selinux-policy-devel ;;
+        dnf:semodule-utils) echo policycoreutils ;;
+        apk:selinux-policy-dev | apk:semodule-utils) ;;
         apk:debhelper) ;;
         apk:dpkg-dev) echo dpkg-dev ;;
         dnf:fdisk) echo util-linux ;;
