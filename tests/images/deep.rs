@@ -35,7 +35,7 @@ fn apart(line: &str, words: &[&Path]) -> String {
 }
 
 #[test]
-#[ignore = "a minute: a Debian of nothing"]
+#[ignore = "issue 8: a minute: a Debian of nothing"]
 fn debootstrap_makes_an_image_with_it() {
     let work = Dir::new();
     let image = work.join("image");
@@ -66,7 +66,7 @@ fn debootstrap_makes_an_image_with_it() {
 }
 
 #[test]
-#[ignore = "a minute: mkosi makes a Debian"]
+#[ignore = "issue 8: a minute: mkosi makes a Debian"]
 fn mkosi_makes_an_image_with_it() {
     let work = Dir::new();
     follow(
@@ -100,7 +100,7 @@ fn mkosi_makes_an_image_with_it() {
 }
 
 #[test]
-#[ignore = "a minute: virt-customize boots a VM"]
+#[ignore = "issue 8: a minute: virt-customize boots a VM"]
 fn virt_customize_puts_it_into_a_disk() {
     let work = Dir::new();
     let disk = work.join("disk");
@@ -148,7 +148,7 @@ fn virt_customize_puts_it_into_a_disk() {
 }
 
 #[test]
-#[ignore = "lintian and rpmlint are large"]
+#[ignore = "issue 8: lintian and rpmlint are large"]
 fn packages_are_as_their_distributions_want_them() {
     assert!(
         packages::is_release(),

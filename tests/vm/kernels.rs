@@ -181,19 +181,19 @@ fn kill_agent(own: &Own) {
 }
 
 #[test]
-#[ignore = "fetches a kernel: make check-deep"]
+#[ignore = "issue 8: fetches a kernel: make check-deep"]
 fn the_oldest_kernel_is_served() {
     serves(&guest("oldest"), true);
 }
 
 #[test]
-#[ignore = "fetches a kernel: make check-deep"]
+#[ignore = "issue 8: fetches a kernel: make check-deep"]
 fn the_newest_kernel_is_served() {
     serves(&guest("newest"), true);
 }
 
 #[test]
-#[ignore = "fetches a kernel: make check-deep"]
+#[ignore = "issue 8: fetches a kernel: make check-deep"]
 fn what_passes_for_a_3_10_is_served() {
     let own = guest("oldest");
     let filter = old_kernel().to_str().unwrap();
@@ -238,7 +238,7 @@ const PROCESSORS: [&str; 21] = [
 ];
 
 #[test]
-#[ignore = "boots many guests: make check-deep"]
+#[ignore = "issue 8: boots many guests: make check-deep"]
 fn every_processor_is_served() {
     for processor in PROCESSORS {
         let own = Own::ready(&Options {

@@ -28,7 +28,7 @@ umount "$1/run" "$1"
 "#;
 
 #[test]
-#[ignore = "minutes: cloud-init from a mirror, and its Python in an emulated guest"]
+#[ignore = "issue 8: minutes: cloud-init from a mirror, and its Python in an emulated guest"]
 fn cloud_init_brings_the_agent() {
     let place = Place::new();
     let disk = place.file("root");
