@@ -57,7 +57,7 @@ before=$("$program" --version 2>/dev/null | sed 's/^[^ ]* \([^ ]*\).*/\1/')
 arguments=$(tr '\0' '\n' <"/proc/$agent/cmdline" | sed 1d)
 if [ -d /run/systemd/system ] && systemctl --quiet is-active quantix-kvm-agent.service; then
     manager=systemd
-elif [ -d /run/openrc ] && rc-service quantix-kvm-agent status >/dev/null 2>&1; then
+elif [ -e /run/openrc/softlevel ] && rc-service quantix-kvm-agent status >/dev/null 2>&1; then
     manager=openrc
 else
     # By its inittab, or by whatever keeps it; or nobody does.

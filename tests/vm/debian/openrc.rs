@@ -8,7 +8,7 @@ pub fn keeps_both_programs(guest: &Guest) {
     // As the image was made, with dpkg and no init that runs.
     let enabled = "ls /etc/runlevels/default/quantix-kvm-agent";
     guest.sh(&format!(
-        "{enabled} && rc-update del quantix-kvm-agent default && ! {enabled}"
+        "{enabled} && rc-update del quantix-kvm-agent default && ! {enabled} 2>&1"
     ));
     guest.sh(&format!("image=/\n{}", recipe("openrc")));
     guest.sh(enabled);
@@ -27,8 +27,8 @@ pub fn keeps_both_programs(guest: &Guest) {
     };
     rc("quantix-kvm-agent", "start");
     assert!(rc("quantix-kvm-agent", "status").contains("status: started"));
+    wait_until("an agent", PATIENCE, || !agents().is_empty());
     let first = agents();
-    assert!(!first.is_empty());
     assert_eq!(
         guest.sh(&format!(
             "cat /proc/{}/oom_score_adj",
@@ -51,7 +51,6 @@ pub fn keeps_both_programs(guest: &Guest) {
     assert_eq!(agents(), "");
     guest.sh("rm -r /root/agent.conf /root/run /etc/conf.d/quantix-kvm-agent");
 
-    // The package is there from before.
     guest.sh("dpkg --install /root/node.deb 2>&1 && systemctl stop quantix-node");
     let conf = "/etc/quantix-kvm/node.conf";
     let pid = || guest.sh("pgrep -x qx-node; true");
