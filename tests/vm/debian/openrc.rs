@@ -25,6 +25,7 @@ pub fn keeps_both_programs(guest: &Guest) {
     let agents = || {
         guest.sh("pgrep -f -- '--port /root/[n]one' | xargs -rn1 sh -c 'test $(cat /proc/$0/comm) != supervise-daemo && echo $0'; true")
     };
+    guest.sh(": >/root/agent.conf");
     rc("quantix-kvm-agent", "start");
     assert!(rc("quantix-kvm-agent", "status").contains("status: started"));
     wait_until("an agent", PATIENCE, || !agents().is_empty());
