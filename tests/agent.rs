@@ -28,8 +28,8 @@ use std::os::unix::net::UnixListener;
 use quantix::message::agent::JobState;
 use quantix::message::{Body, agent};
 
-use crate::util::agent::{Agent, Talk, accept, frame, line, ping, spawn};
-use crate::util::{Dir, pid_in, until_so};
+use crate::util::agent::{Agent, Talk, accept, frame, line, ping, spawn, spawn_by};
+use crate::util::{Dir, pid_in, told, until, until_so};
 
 const NONCE: &[u8; 16] = b"nonce-of-16-byte";
 
@@ -262,6 +262,27 @@ fn sighup_reads_the_configuration_again() {
         .process
         .wait_log("configuration kept as it was: read ");
     talk.assert_alive();
+}
+
+#[test]
+fn systemd_is_told_why_there_is_no_port_and_when_there_is() {
+    let dir = Dir::new();
+    let path = dir.join("notify");
+    let next = told(&path);
+    let mut env = std::process::Command::new("env");
+    env.arg(format!("NOTIFY_SOCKET={}", path.display()));
+    let mut agent = spawn_by(env, &dir, "port", &[]);
+    // Whoever starts it is not to wait for what may never come.
+    let said = next();
+    assert!(said.starts_with("READY=1\nSTATUS=waiting: "), "{said}");
+    let listener = UnixListener::bind(dir.join("port")).unwrap();
+    let _talk = accept(&listener);
+    let port = dir.text("port");
+    let open = format!("READY=1\nSTATUS=port {port} is open");
+    until("the port", || (next() == open).then_some(()));
+    agent.signal("TERM");
+    until("the end", || (next() == "STOPPING=1").then_some(()));
+    assert!(agent.wait().success());
 }
 
 #[test]

@@ -1,10 +1,9 @@
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
 use crate::util::node::{Node, qx};
-use crate::util::{Dir, PATIENCE, Process, Said, children, signal, until, until_so};
+use crate::util::{Dir, Process, Said, children, signal, told, until, until_so};
 
 /// A daemon with this in its file.
 fn with_file(text: &str) -> Node {
@@ -136,13 +135,7 @@ fn a_changed_file_counts_from_the_next_signal_on_if_it_is_right() {
 fn systemd_is_told_what_happens() {
     let dir = Dir::new();
     let path = dir.join("notify");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let next = || {
-        let mut buffer = [0; 256];
-        let n = socket.recv(&mut buffer).unwrap();
-        String::from_utf8_lossy(&buffer[..n]).into_owned()
-    };
+    let next = told(&path);
     let mut command: Command = qx(&[
         "serve",
         "--vms-dir",
@@ -154,7 +147,7 @@ fn systemd_is_told_what_happens() {
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", "200000");
     let mut process = Process::start(&mut command, dir.join("node.log"));
-    assert_eq!(next(), "READY=1");
+    assert_eq!(next(), "READY=1\nSTATUS=0 of 0 VMs are ready");
     assert!(
         dir.join("control").exists(),
         "it is ready before it can be asked"
@@ -168,7 +161,7 @@ fn systemd_is_told_what_happens() {
             .starts_with("RELOADING=1\nMONOTONIC_USEC=")
             .then_some(())
     });
-    assert_eq!(next(), "READY=1");
+    assert_eq!(next(), "READY=1\nSTATUS=0 of 0 VMs are ready");
     process.signal("TERM");
     until("the end", || (next() == "STOPPING=1").then_some(()));
     assert!(process.wait().success());

@@ -14,7 +14,7 @@ pub mod relay;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -51,6 +51,17 @@ pub fn is_accepted(connection: &UnixStream) -> bool {
     !sock_diag::unaccepted()
         .unwrap()
         .contains(&sock_diag::inode(connection).unwrap())
+}
+
+/// What systemd would be told at this `$NOTIFY_SOCKET`, one by one.
+pub fn told(path: &Path) -> impl Fn() -> String {
+    let socket = UnixDatagram::bind(path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    move || {
+        let mut buffer = [0; 256];
+        let n = socket.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..n]).into_owned()
+    }
 }
 
 /// A directory of the test's own.
