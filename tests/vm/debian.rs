@@ -169,11 +169,11 @@ fn a_debian_is_run_beside_its_own_tools() {
 #[ignore = "issue 8: another emulated boot; `make check-deep` runs it"]
 fn a_debian_s_packages_come_and_go_by_openrc_too_and_are_fenced_in() {
     let guest = Guest::boot(&[]);
-    package::outlives_what_eats_all_memory(&guest);
-    package::is_exchanged_under_what_it_runs(&guest);
     let package = packages::find(packages::built(Kind::Deb), "quantix-node");
     let copy = ["cp", package.to_str().unwrap(), "db1:/root/node.deb"];
     guest.node().cli(&copy).ok();
     openrc::keeps_both_programs(&guest);
     monitor::it_is_asked_and_changes_nothing(&guest);
+    package::outlives_what_eats_all_memory(&guest);
+    package::is_exchanged_under_what_it_runs(&guest);
 }
