@@ -50,7 +50,7 @@ pub fn keeps_both_programs(guest: &Guest) {
     });
     rc("quantix-kvm-agent", "stop");
     assert_eq!(agents(), "");
-    guest.sh("rm -r /root/agent.conf /root/run /etc/conf.d/quantix-kvm-agent");
+    guest.sh("rm -rf /root/agent.conf /root/run /etc/conf.d/quantix-kvm-agent");
 
     guest.sh("dpkg --install /root/node.deb 2>&1 && systemctl stop quantix-node");
     let conf = "/etc/quantix-kvm/node.conf";
