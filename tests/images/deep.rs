@@ -143,7 +143,7 @@ fn virt_customize_puts_it_into_a_disk() {
     let there = work.join("there");
     fs::create_dir(&there).unwrap();
     let look = "mount -o loop,ro \"$0\" \"$1\"
-        chroot \"$1\" dpkg-query -W -f '${Status}' quantix-kvm-agent; ls \"$1/root\"";
+        chroot \"$1\" dpkg-query -W -f '${Status}' quantix-kvm-agent; ls \"$1/srv\"";
     assert_eq!(apart(look, &[&disk, &there]), "install ok installed");
 }
 

@@ -170,7 +170,7 @@ fn a_debian_is_run_beside_its_own_tools() {
 fn a_debian_s_packages_come_and_go_by_openrc_too_and_are_fenced_in() {
     let guest = Guest::boot(&[]);
     let package = packages::find(packages::built(Kind::Deb), "quantix-node");
-    let copy = ["cp", package.to_str().unwrap(), "db1:/root/node.deb"];
+    let copy = ["cp", package.to_str().unwrap(), "db1:/srv/node.deb"];
     guest.node().cli(&copy).ok();
     openrc::keeps_both_programs(&guest);
     monitor::it_is_asked_and_changes_nothing(&guest);

@@ -6,11 +6,11 @@ use crate::vm::harness::{PATIENCE, wait_until};
 
 pub fn is_a_service_that_systemd_keeps(guest: &Guest) {
     let package = packages::find(packages::built(Kind::Deb), "quantix-node");
-    let copy = ["cp", package.to_str().unwrap(), "db1:/root/node.deb"];
+    let copy = ["cp", package.to_str().unwrap(), "db1:/srv/node.deb"];
     guest.node().cli(&copy).ok();
     let all = "find /etc /usr /lib /var/lib/systemd -xdev | sort";
     let before = guest.sh(all);
-    guest.sh("dpkg --install /root/node.deb 2>&1");
+    guest.sh("dpkg --install /srv/node.deb 2>&1");
     // It is started when clients are taken, and not before.
     let list = "qx-node vms";
     assert!(guest.sh(list).starts_with("no VMs: "));

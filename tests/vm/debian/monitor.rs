@@ -11,6 +11,7 @@ const BACK: &str = "systemd-run --quiet --unit=back sh -c 'while [ ! -e /run/qua
 pub fn it_is_asked_and_changes_nothing(guest: &Guest) {
     guest.sh(&format!("image=''\n{}", recipe("monitor-only")));
     guest.sh(BACK);
+    let home = guest.sh("echo ~");
     guest.own.until_next_agent(|| {
         let line = "systemctl daemon-reload && systemctl --no-block restart quantix-kvm-agent";
         guest.ask("exec", &["--detach", "--", line]).ok();
@@ -36,8 +37,8 @@ pub fn it_is_asked_and_changes_nothing(guest: &Guest) {
     };
     let read_only = "Read-only file system";
     copy("/etc/x").failed(5, &[read_only]);
-    copy("/root/x").failed(5, &[read_only]);
-    copy("/proc/1/root/etc/x").failed(5, &["Permission denied"]);
+    copy(&format!("{home}/x")).failed(5, &[read_only]);
+    copy("/proc/1/cwd/etc/x").failed(5, &["Permission denied"]);
     let not_permitted = "Operation not permitted";
     let command = guest.ask("exec", &["--", "touch", "/etc/x"]);
     command.failed(125, &["become user root", not_permitted]);

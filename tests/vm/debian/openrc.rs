@@ -20,12 +20,12 @@ pub fn keeps_both_programs(guest: &Guest) {
     let rc = |name: &str, word: &str| guest.sh(&format!("rc-service {name} {word} 2>&1"));
 
     // Another agent, since systemd's has the port.
-    let ours = "agent_args='--port /root/none --run-dir /root/run --config /root/agent.conf'";
+    let ours = "agent_args='--port /srv/none --run-dir /srv/run --config /srv/agent.conf'";
     guest.sh(&format!("echo \"{ours}\" >/etc/conf.d/quantix-kvm-agent"));
     let agents = || {
-        guest.sh("pgrep -f -- '--port /root/[n]one' | xargs -rn1 sh -c 'test $(cat /proc/$0/comm) != supervise-daemo && echo $0'; true")
+        guest.sh("pgrep -f -- '--port /srv/[n]one' | xargs -rn1 sh -c 'test $(cat /proc/$0/comm) != supervise-daemo && echo $0'; true")
     };
-    guest.sh(": >/root/agent.conf");
+    guest.sh(": >/srv/agent.conf");
     rc("quantix-kvm-agent", "start");
     assert!(rc("quantix-kvm-agent", "status").contains("status: started"));
     wait_until("an agent", PATIENCE, || !agents().is_empty());
@@ -37,7 +37,7 @@ pub fn keeps_both_programs(guest: &Guest) {
         )),
         "-900"
     );
-    guest.sh("echo 'colour = red' >/root/agent.conf");
+    guest.sh("echo 'colour = red' >/srv/agent.conf");
     rc("quantix-kvm-agent", "reload");
     let reads = "journalctl -o cat --no-pager -t quantix-kvm-agent | grep 'colour = red'";
     wait_until("the agent to read its file", PATIENCE, || {
@@ -50,9 +50,9 @@ pub fn keeps_both_programs(guest: &Guest) {
     });
     rc("quantix-kvm-agent", "stop");
     assert_eq!(agents(), "");
-    guest.sh("rm -rf /root/agent.conf /root/run /etc/conf.d/quantix-kvm-agent");
+    guest.sh("rm -rf /srv/agent.conf /srv/run /etc/conf.d/quantix-kvm-agent");
 
-    guest.sh("dpkg --install /root/node.deb 2>&1 && systemctl stop quantix-node");
+    guest.sh("dpkg --install /srv/node.deb 2>&1 && systemctl stop quantix-node");
     let conf = "/etc/quantix-kvm/node.conf";
     let pid = || guest.sh("pgrep -x qx-node; true");
     let words = || guest.sh("pgrep -ax qx-node");
@@ -66,7 +66,7 @@ pub fn keeps_both_programs(guest: &Guest) {
     assert_eq!(directories, "755 root:root\n1775 root:kvm");
 
     // What the file says of the log counts.
-    guest.sh(&format!("echo 'log = /root/node.log' >{conf}"));
+    guest.sh(&format!("echo 'log = /srv/node.log' >{conf}"));
     let before = pid();
     rc("quantix-node", "restart");
     wait_until("another daemon", PATIENCE, || serves() && pid() != before);
@@ -76,7 +76,7 @@ pub fn keeps_both_programs(guest: &Guest) {
     rc("quantix-node", "reload");
     wait_until("the fault in its log", PATIENCE, || {
         guest
-            .says("cat /root/node.log")
+            .says("cat /srv/node.log")
             .contains("log_level = loud: takes error")
     });
     assert_eq!(pid(), before);
@@ -90,5 +90,5 @@ pub fn keeps_both_programs(guest: &Guest) {
             .says("rc-service quantix-node status")
             .contains("status: stopped")
     );
-    guest.sh("dpkg --purge quantix-node 2>&1 && rm -r /run/openrc /root/node.log");
+    guest.sh("dpkg --purge quantix-node 2>&1 && rm -r /run/openrc /srv/node.log");
 }

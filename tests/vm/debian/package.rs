@@ -61,7 +61,7 @@ pub fn is_exchanged_under_what_it_runs(guest: &Guest) {
     packages::build(Kind::Deb, &sources, &place.file("next"));
     let put = |directory: &std::path::Path, to: &str| {
         let package = packages::find(directory, "quantix-kvm-agent");
-        let to = format!("db1:/root/{to}");
+        let to = format!("db1:/srv/{to}");
         guest
             .node()
             .cli(&["cp", package.to_str().unwrap(), &to])
@@ -78,14 +78,14 @@ pub fn is_exchanged_under_what_it_runs(guest: &Guest) {
             &[
                 "--detach",
                 "--",
-                "while [ ! -e /root/enough ]; do sleep 0.2; done; echo enough",
+                "while [ ! -e /srv/enough ]; do sleep 0.2; done; echo enough",
             ],
         )
         .text();
     let installed = || guest.sh("dpkg-query -W -f '${Version}' quantix-kvm-agent");
     let conf = || guest.sh("cat /etc/quantix-kvm/agent.conf");
     guest.own.until_next_agent(|| {
-        let line = "dpkg --install /root/next.deb 2>&1 && echo all of it";
+        let line = "dpkg --install /srv/next.deb 2>&1 && echo all of it";
         let said = guest.ask("exec", &["--", line]).text();
         assert!(said.ends_with("all of it"), "{said}");
     });
@@ -126,16 +126,16 @@ pub fn is_exchanged_under_what_it_runs(guest: &Guest) {
     guest
         .ask("install", &["--deb", text.to_str().unwrap()])
         .failed(1, &["dpkg-deb: error: ", "nothing was changed"]);
-    guest.sh("touch /root/enough");
+    guest.sh("touch /srv/enough");
     assert_eq!(guest.ask("attach", &[&job]).text(), "enough");
 
     // Out, and in again: udev starts it, though its port has been there for long.
     guest.own.until_next_agent(|| {
-        let line = "dpkg --purge quantix-kvm-agent; find / -xdev -iname '*quantix*' ! -path '/root/*' ! -path '/var/cache/*' \
-            >/root/left; ls -d /etc/quantix-kvm /run/quantix-kvm >>/root/left; dpkg --install /root/agent.deb";
+        let line = "dpkg --purge quantix-kvm-agent; find / -xdev -iname '*quantix*' ! -path '/srv/*' ! -path '/var/cache/*' \
+            >/srv/left; ls -d /etc/quantix-kvm /run/quantix-kvm >>/srv/left; dpkg --install /srv/agent.deb";
         guest.ask("exec", &["--detach", "--", line]).ok();
     });
-    assert_eq!(guest.sh("cat /root/left"), "");
+    assert_eq!(guest.sh("cat /srv/left"), "");
     wait_until("the unit", PATIENCE, || {
         guest.sh("systemctl is-active quantix-kvm-agent") == "active"
     });
