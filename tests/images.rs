@@ -25,7 +25,7 @@ const NAME: &str = "quantix-kvm-agent";
 const CONF: &str = "etc/quantix-kvm/agent.conf";
 
 fn package(kind: Kind) -> PathBuf {
-    packages::find(packages::built(kind), NAME)
+    packages::ours(kind, NAME)
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::util::packages::{self, Kind, run};
 /// Both packages of a kind, in this version and in the next.
 pub struct Built {
     dir: Dir,
+    kind: Kind,
     pub next: String,
 }
 
@@ -27,26 +28,18 @@ impl Built {
         let sources = dir.join("elsewhere");
         packages::copy_sources(&sources);
         packages::build(kind, &sources, &dir.join("again"));
-        let manifest = sources.join("Cargo.toml");
-        let text = fs::read_to_string(&manifest).unwrap();
-        let version = quantix::VERSION;
-        let next = format!("{version}.1");
-        let text = text.replacen(
-            &format!("\nversion = \"{version}\""),
-            &format!("\nversion = \"{next}\""),
-            1,
-        );
-        fs::write(&manifest, text).unwrap();
+        let next = format!("{}.1", quantix::VERSION);
+        packages::set_version(&sources, &next);
         packages::build(kind, &sources, &dir.join("next"));
-        Self { dir, next }
+        Self { dir, kind, next }
     }
 
     pub fn next(&self, name: &str) -> PathBuf {
-        packages::find(&self.dir.join("next"), name)
+        packages::find(&self.dir.join("next"), self.kind, name)
     }
 
     fn again(&self, name: &str) -> PathBuf {
-        packages::find(&self.dir.join("again"), name)
+        packages::find(&self.dir.join("again"), self.kind, name)
     }
 }
 
@@ -202,12 +195,11 @@ impl Root {
 }
 
 fn go_in_and_out(kind: Kind, built: &Built) {
-    let current = packages::built(kind);
     let root = Root::new(kind);
     let before = root.list();
     for (name, conf) in NAMES.into_iter().zip(["agent.conf", "node.conf"]) {
         let conf = format!("etc/quantix-kvm/{conf}");
-        root.install(&packages::find(current, name));
+        root.install(&packages::ours(kind, name));
         let program = match name {
             "quantix-node" => "/usr/bin/qx-node",
             _ => "/usr/sbin/quantix-kvm-agent",
@@ -228,7 +220,7 @@ fn go_in_and_out(kind: Kind, built: &Built) {
         fs::write(root.dir.join(&conf), ours).unwrap();
         for (package, version) in [
             (built.next(name), &*built.next),
-            (packages::find(current, name), quantix::VERSION),
+            (packages::ours(kind, name), quantix::VERSION),
         ] {
             root.install(&package);
             assert_eq!(root.version(name), version);
@@ -281,7 +273,7 @@ fn rpms_go_into_a_system_and_out_of_it() {
 fn packages_are_the_same_wherever_they_are_made() {
     for (kind, built) in [(Kind::Deb, &*DEBS), (Kind::Rpm, &*RPMS)] {
         for name in NAMES {
-            let first = packages::find(packages::built(kind), name);
+            let first = packages::ours(kind, name);
             let (one, other) = (
                 fs::read(&first).unwrap(),
                 fs::read(built.again(name)).unwrap(),
@@ -294,7 +286,7 @@ fn packages_are_the_same_wherever_they_are_made() {
 #[test]
 fn packages_are_small_and_need_nothing() {
     for kind in [Kind::Deb, Kind::Rpm] {
-        let path = packages::find(packages::built(kind), "quantix-kvm-agent");
+        let path = packages::ours(kind, "quantix-kvm-agent");
         let root = Root::new(kind);
         let before: u64 = sizes(root.path());
         let size = fs::metadata(&path).unwrap().len();
@@ -377,13 +369,14 @@ fn an_archive_builds_the_same_packages_without_a_network() {
         .join("elsewhere")
         .join(format!("quantix-kvm-{}", quantix::VERSION));
     for name in NAMES {
-        for kind in ["deb", "rpm"] {
+        for kind in [Kind::Deb, Kind::Rpm] {
+            let word = kind.word();
             let packages =
-                [&made, &other.join("target").join(kind)].map(|at| find_kind(at, name, kind));
+                [&made, &other.join("target").join(word)].map(|at| packages::find(at, kind, name));
             let [one, other] = packages.map(|path| fs::read(path).unwrap());
             assert!(
                 one == other,
-                "{name} for {kind} is another without a network"
+                "{name} for {word} is another without a network"
             );
         }
     }
@@ -402,19 +395,4 @@ fn an_archive_builds_the_same_packages_without_a_network() {
         );
         assert_eq!(names.contains(&"ratatui"), program == "qx-node");
     }
-}
-
-/// As `packages::find`, among packages of both kinds.
-fn find_kind(directory: &Path, name: &str, kind: &str) -> PathBuf {
-    let files = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let mut found = files.filter(|path| {
-        let file = path.file_name().unwrap().to_str().unwrap();
-        let rest = file.strip_prefix(name).unwrap_or_default();
-        rest.starts_with(['_', '-']) && file.ends_with(kind)
-    });
-    found
-        .next()
-        .unwrap_or_else(|| panic!("no {name} for {kind} in {}", directory.display()))
 }

@@ -156,7 +156,7 @@ fn packages_are_as_their_distributions_want_them() {
     );
     let all = |kind: Kind| -> Vec<PathBuf> {
         ["quantix-kvm-agent", "quantix-node"]
-            .map(|name| packages::find(packages::built(kind), name))
+            .map(|name| packages::ours(kind, name))
             .to_vec()
     };
     run(Command::new("lintian")

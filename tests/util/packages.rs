@@ -16,7 +16,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const fn word(self) -> &'static str {
+    pub const fn word(self) -> &'static str {
         match self {
             Self::Deb => "deb",
             Self::Rpm => "rpm",
@@ -77,7 +77,7 @@ pub fn build_of(programs: PathBuf, kind: Kind, sources: &Path, out: &Path) {
 }
 
 /// The directory with those of these sources.
-pub fn built(kind: Kind) -> &'static Path {
+fn built(kind: Kind) -> &'static Path {
     static DEBS: LazyLock<PathBuf> = LazyLock::new(|| make(Kind::Deb));
     static RPMS: LazyLock<PathBuf> = LazyLock::new(|| make(Kind::Rpm));
     match kind {
@@ -94,16 +94,22 @@ fn make(kind: Kind) -> PathBuf {
     out
 }
 
+/// The package of this name, of these sources.
+#[track_caller]
+pub fn ours(kind: Kind, name: &str) -> PathBuf {
+    find(built(kind), kind, name)
+}
+
 /// The package of this name.
 #[track_caller]
-pub fn find(directory: &Path, name: &str) -> PathBuf {
+pub fn find(directory: &Path, kind: Kind, name: &str) -> PathBuf {
     let files = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path());
     let is_it = |path: &PathBuf| {
         let file = path.file_name().unwrap().to_str().unwrap();
         let rest = file.strip_prefix(name).unwrap_or_default();
-        rest.starts_with(['_', '-']) && (file.ends_with(".deb") || file.ends_with(".rpm"))
+        rest.starts_with(['_', '-']) && path.extension().is_some_and(|end| end == kind.word())
     };
     let found: Vec<PathBuf> = files.filter(is_it).collect();
     assert_eq!(
@@ -123,6 +129,14 @@ pub fn copy_sources(to: &Path) {
         .args(["-c", line])
         .arg(to)
         .current_dir(env!("CARGO_MANIFEST_DIR")));
+}
+
+/// As if they were of this version.
+pub fn set_version(sources: &Path, version: &str) {
+    let manifest = sources.join("Cargo.toml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let [before, after] = [quantix::VERSION, version].map(|of| format!("\nversion = \"{of}\""));
+    fs::write(&manifest, text.replacen(&before, &after, 1)).unwrap();
 }
 
 /// One that needs nothing of its system.

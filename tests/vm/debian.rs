@@ -30,7 +30,7 @@ use super::harness::{Node, Options, Outcome, Own, PATIENCE, Place, make, system,
 
 /// The disk that all start from, made once for all runs.
 static DISK: LazyLock<PathBuf> = LazyLock::new(|| {
-    let package = packages::find(packages::built(Kind::Deb), "quantix-kvm-agent");
+    let package = packages::ours(Kind::Deb, "quantix-kvm-agent");
     PathBuf::from(make("debian.sh", &[&package]).trim_end())
 });
 
@@ -142,6 +142,12 @@ impl Guest {
     fn put(&self, path: &str, content: &str) {
         let local = self.own.place.file("put");
         fs::write(&local, content).unwrap();
+        self.copy(&local, path);
+    }
+
+    /// Copies one there.
+    #[track_caller]
+    fn copy(&self, local: &Path, path: &str) {
         let to = format!("db1:{path}");
         let words = ["cp", "--parents", local.to_str().unwrap(), &to];
         self.node().cli(&words).ok();
@@ -169,9 +175,7 @@ fn a_debian_is_run_beside_its_own_tools() {
 #[ignore = "issue 8: another emulated boot; `make check-deep` runs it"]
 fn a_debian_s_packages_come_and_go_by_openrc_too_and_are_fenced_in() {
     let guest = Guest::boot(&[]);
-    let package = packages::find(packages::built(Kind::Deb), "quantix-node");
-    let copy = ["cp", package.to_str().unwrap(), "db1:/srv/node.deb"];
-    guest.node().cli(&copy).ok();
+    guest.copy(&packages::ours(Kind::Deb, "quantix-node"), "/srv/node.deb");
     openrc::keeps_both_programs(&guest);
     monitor::it_is_asked_and_changes_nothing(&guest);
     package::outlives_what_eats_all_memory(&guest);

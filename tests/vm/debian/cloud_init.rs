@@ -41,7 +41,7 @@ fn cloud_init_brings_the_agent() {
 
     let seed = place.file("seed");
     fs::create_dir(&seed).unwrap();
-    let deb = packages::find(packages::built(Kind::Deb), "quantix-kvm-agent");
+    let deb = packages::ours(Kind::Deb, "quantix-kvm-agent");
     follow(&recipe("cloud-init"), &seed, &[("deb", &deb)]);
     let iso = seed.join("seed.iso");
     let drives: [(&Path, &str); 2] = [(&disk, "root"), (&iso, "seed")];

@@ -5,9 +5,7 @@ use crate::util::packages::{self, Kind};
 use crate::vm::harness::{PATIENCE, wait_until};
 
 pub fn is_a_service_that_systemd_keeps(guest: &Guest) {
-    let package = packages::find(packages::built(Kind::Deb), "quantix-node");
-    let copy = ["cp", package.to_str().unwrap(), "db1:/srv/node.deb"];
-    guest.node().cli(&copy).ok();
+    guest.copy(&packages::ours(Kind::Deb, "quantix-node"), "/srv/node.deb");
     let all = "find /etc /usr /lib /var/lib/systemd -xdev | sort";
     let before = guest.sh(all);
     guest.sh("dpkg --install /srv/node.deb 2>&1");

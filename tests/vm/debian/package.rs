@@ -50,25 +50,12 @@ pub fn is_exchanged_under_what_it_runs(guest: &Guest) {
     let place = &guest.own.place;
     let sources = place.file("sources");
     packages::copy_sources(&sources);
-    let manifest = sources.join("Cargo.toml");
-    let text = fs::read_to_string(&manifest).unwrap();
-    let version = format!("\nversion = \"{}\"", quantix::VERSION);
-    fs::write(
-        &manifest,
-        text.replacen(&version, "\nversion = \"9.0.0\"", 1),
-    )
-    .unwrap();
+    packages::set_version(&sources, "9.0.0");
     packages::build(Kind::Deb, &sources, &place.file("next"));
-    let put = |directory: &std::path::Path, to: &str| {
-        let package = packages::find(directory, "quantix-kvm-agent");
-        let to = format!("db1:/srv/{to}");
-        guest
-            .node()
-            .cli(&["cp", package.to_str().unwrap(), &to])
-            .ok();
-    };
-    put(&place.file("next"), "next.deb");
-    put(packages::built(Kind::Deb), "agent.deb");
+    let old = packages::ours(Kind::Deb, "quantix-kvm-agent");
+    let next = packages::find(&place.file("next"), Kind::Deb, "quantix-kvm-agent");
+    guest.copy(&next, "/srv/next.deb");
+    guest.copy(&old, "/srv/agent.deb");
 
     let ours = "telemetry_interval = 3";
     guest.sh(&format!("echo '{ours}' >/etc/quantix-kvm/agent.conf"));
@@ -90,7 +77,6 @@ pub fn is_exchanged_under_what_it_runs(guest: &Guest) {
         assert!(said.ends_with("all of it"), "{said}");
     });
     assert_eq!((installed(), conf()), ("9.0.0".to_owned(), ours.to_owned()));
-    let old = packages::find(packages::built(Kind::Deb), "quantix-kvm-agent");
     let said = guest.json("install", &["--deb", old.to_str().unwrap()]);
     assert_eq!(said["outcome"], "installed", "{said}");
     assert_eq!(
@@ -110,7 +96,7 @@ pub fn is_exchanged_under_what_it_runs(guest: &Guest) {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
     packages::build_of(programs, Kind::Deb, &sources, &place.file("deaf"));
-    let deaf = packages::find(&place.file("deaf"), "quantix-kvm-agent");
+    let deaf = packages::find(&place.file("deaf"), Kind::Deb, "quantix-kvm-agent");
     guest
         .ask(
             "install",
