@@ -11,19 +11,12 @@ use crate::util::packages::{self, Kind, run};
 use crate::util::recipes::{follow, recipe};
 use crate::vm::debian;
 
-/// Where this machine's apt has its packages from, and of which release: what `debian.sh` looks for as well.
+/// Where this machine's apt has its packages from, and of which release.
 fn mirror() -> (String, String) {
-    let said = run(Command::new("apt-get").args([
-        "indextargets",
-        "--no-release-info",
-        "--format",
-        "$(REPO_URI) $(RELEASE) $(COMPONENT)",
-        "Identifier: Packages",
-    ]));
-    let mut all = said.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let found = all.find(|words| words[0].starts_with("http") && words[2] == "main");
-    let words = found.expect("apt has a mirror");
-    (words[0].to_owned(), words[1].to_owned())
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vm/mirror.sh");
+    let said = run(&mut Command::new(script));
+    let (mirror, release) = said.trim_end().split_once(' ').unwrap();
+    (mirror.to_owned(), release.to_owned())
 }
 
 /// A shell line, in a mount namespace of its own, with these for `$0`, `$1` and on.

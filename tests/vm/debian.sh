@@ -8,9 +8,9 @@
 #   PACKAGE      quantix-kvm-agent_*.deb
 #   QX_VM_CACHE  as for image.sh
 #
-# Packages come from where this machine's apt has its own, or from Debian's mirror if it has no such. It takes
-# minutes, and is done once, but for the package, which takes seconds: until one of its sources here changes. Needs root,
-# or sudo. Calls may run at the same time: one makes it, the others wait.
+# Packages come from where mirror.sh says. It takes minutes, and is done once, but for the package, which takes
+# seconds: until this file or the kernel changes. Needs root, or sudo. Calls may run at the same time: one makes it,
+# the others wait.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -37,17 +37,6 @@ masked="apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all
 die() { echo "debian.sh: $*" >&2; exit 1; }
 sum() { cat "$@" | sha256sum | cut -c 1-16; }
 
-# Prints mirror and release: of this machine's apt, or where all have them.
-source_of_packages() {
-    # shellcheck source=/dev/null
-    wanted=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-    # Without lists of packages apt has no release information yet.
-    apt-get indextargets --no-release-info --format "\$(REPO_URI) \$(RELEASE) \$(COMPONENT)" \
-        'Identifier: Packages' 2>/dev/null |
-        awk -v release="$wanted" '$1 ~ /^https?:/ && $2 == release && $3 == "main" { print $1, $2; exit }' |
-        grep . || echo http://deb.debian.org/debian bookworm
-}
-
 # Runs in a mount namespace of its own: what debootstrap mounts, and the memory that all is made in, are gone
 # with this process, however it ends.
 make_disk() {
@@ -55,7 +44,7 @@ make_disk() {
     mkdir "$tree"
     mount -t tmpfs -o mode=755,size=3g tree "$tree"
     # shellcheck disable=SC2046 # two words
-    set -- "$1" $(source_of_packages)
+    set -- "$1" $("$here/mirror.sh")
     debootstrap --variant=minbase --include="$packages" "$3" "$tree" "$2" >"$1/log" 2>&1 || {
         tail -n 20 "$1/log" "$tree/debootstrap/debootstrap.log" >&2 || :
         die "debootstrap cannot make a system of $3"

@@ -43,8 +43,8 @@ know_suites() {
         *) suites="stable-backports trixie-backports sid experimental" ;;
     esac
     mkdir -p "$tmp/apt/lists/partial" "$tmp/apt/archives/partial"
-    mirror=$(apt-get indextargets --no-release-info --format "\$(REPO_URI) \$(COMPONENT)" 'Identifier: Packages' |
-        awk '$1 ~ /^https?:.*\/debian\/?$/ && $2 == "main" { print $1; exit }' | grep . || echo http://deb.debian.org/debian)
+    mirror=$("$here/mirror.sh")
+    mirror=${mirror% *}
     keys=/usr/share/keyrings/debian-archive-keyring.gpg
     for suite in $suites; do echo "deb [arch=amd64 signed-by=$keys] $mirror $suite main"; done >"$tmp/apt/sources.list"
     apt_options="-o Dir::Etc::SourceList=$tmp/apt/sources.list -o Dir::Etc::SourceParts=/dev/null
