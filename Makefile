@@ -17,6 +17,7 @@ help: ## list the targets
 
 build: ## both programs, static, in target/x86_64-unknown-linux-gnu/release
 	cargo build --release --locked
+	release/notices
 
 deb: build ## quantix-kvm-agent and quantix-node for dpkg, in target/deb
 	deb/build
@@ -40,6 +41,7 @@ RUN = install -D -m 755
 
 install-agent: ## put the agent and what goes with it below DESTDIR, as its package has it
 	$(RUN) $(BIN)/quantix-kvm-agent $(DESTDIR)/usr/sbin/quantix-kvm-agent
+	$(IN) $(BIN)/quantix-kvm-agent.notices $(DESTDIR)$(SHARE)/doc/quantix-kvm-agent/NOTICES
 	$(IN) agent/agent.conf $(DESTDIR)/etc/quantix-kvm/agent.conf
 	install -d -m 755 $(DESTDIR)/etc/quantix-kvm/freeze.d $(DESTDIR)/etc/quantix-kvm/restore.d
 	$(IN) agent/service/quantix-kvm-agent.service $(DESTDIR)$(UNITDIR)/quantix-kvm-agent.service
@@ -54,6 +56,7 @@ install-agent: ## put the agent and what goes with it below DESTDIR, as its pack
 
 install-node: ## put the daemon and what goes with it below DESTDIR, as its package has it
 	$(RUN) $(BIN)/qx-node $(DESTDIR)/usr/bin/qx-node
+	$(IN) $(BIN)/qx-node.notices $(DESTDIR)$(SHARE)/doc/quantix-node/NOTICES
 	$(IN) host/node.conf $(DESTDIR)/etc/quantix-kvm/node.conf
 	$(IN) host/service/quantix-node.service $(DESTDIR)$(UNITDIR)/quantix-node.service
 	$(RUN) host/service/openrc $(DESTDIR)/etc/init.d/quantix-node

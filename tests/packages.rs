@@ -322,6 +322,29 @@ fn packages_are_small_and_need_nothing() {
     }
 }
 
+/// The terms of those whose work is in them.
+#[test]
+fn packages_say_whose_work_is_in_them_too() {
+    for kind in [Kind::Deb, Kind::Rpm] {
+        let root = Root::new(kind);
+        for name in NAMES {
+            root.install(&packages::ours(kind, name));
+            let text = match kind {
+                Kind::Deb => run(Command::new("zcat")
+                    .arg(root.dir.join(&format!("usr/share/doc/{name}/NOTICES.gz")))),
+                Kind::Rpm => root.read(&format!("usr/share/licenses/{name}/NOTICES")),
+            };
+            for crate_name in ["mio", "syslog"] {
+                // It is in both, by no licence of ours, and so are its author's words.
+                let (_, terms) = text.split_once(&format!("==== {crate_name}-")).unwrap();
+                assert!(terms.contains("Permission is hereby granted"), "{text}");
+            }
+            let of_the_host = text.contains("ratatui");
+            assert_eq!(of_the_host, name == "quantix-node", "{text}");
+        }
+    }
+}
+
 fn sizes(path: &Path) -> u64 {
     let skip = ["dpkg", "rpm", "sysimage"]
         .iter()
