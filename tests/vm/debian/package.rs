@@ -89,11 +89,11 @@ pub fn is_exchanged_under_what_it_runs(guest: &Guest) {
     // Another package, whose agent lets nobody in: the one before it comes back, as a package.
     let programs = place.file("programs");
     fs::create_dir(&programs).unwrap();
-    fs::write(programs.join("quantix-kvm-agent"), DEAF).unwrap();
-    fs::write(programs.join("qx-node"), DEAF).unwrap();
     for name in ["quantix-kvm-agent", "qx-node"] {
         let path = programs.join(name);
+        fs::write(&path, DEAF).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(programs.join(format!("{name}.notices")), "").unwrap();
     }
     packages::build_of(programs, Kind::Deb, &sources, &place.file("deaf"));
     let deaf = packages::find(&place.file("deaf"), Kind::Deb, "quantix-kvm-agent");
