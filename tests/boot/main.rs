@@ -98,7 +98,8 @@ fn measure(dir: &Path, disk: &Path) -> Outcome<[Duration; 2]> {
         .arg(disk)
         .arg(&copy))?;
     let (vms, control, qga) = (dir.join("vms"), dir.join("qx.sock"), dir.join("qga"));
-    let _ = fs::remove_dir_all(&vms);
+    // Of the boot before.
+    let _ = (fs::remove_dir_all(&vms), fs::remove_file(&qga));
     fs::create_dir_all(&vms)?;
     let serve = Command::new(QX_NODE)
         .args(["serve", "--log-level", "error", "--vms-dir"])
