@@ -22,7 +22,6 @@ mod port;
 mod power;
 mod probe;
 mod telemetry;
-mod users;
 
 use std::io::Write;
 use std::process::ExitCode;

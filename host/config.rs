@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use quantix::error::Failure;
 use quantix::rt::conf;
 use quantix::rt::log::{Level, Target};
+use quantix::rt::users::Texts;
 
+use crate::access::{Access, Role};
 use crate::daemon::TimeSync;
 
 /// Where the file is looked for without `--config`.
@@ -25,7 +27,7 @@ pub const CONTROL: &str = "/run/quantix-kvm/qx-node.sock";
 pub const VMS_DIR: &str = "/var/run/quantix-kvm/vms";
 
 /// What can be configured: the options of `serve`, with `_` for `-`.
-pub const KEYS: [&str; 8] = [
+pub const KEYS: [&str; 12] = [
     "vms_dir",
     "control",
     "log",
@@ -34,6 +36,10 @@ pub const KEYS: [&str; 8] = [
     "watchdog",
     "metrics",
     "textfile",
+    "view",
+    "operate",
+    "admin",
+    "audit",
 ];
 
 /// How the daemon serves.
@@ -50,6 +56,10 @@ pub struct Config {
     /// Where metrics are served, and the file that they are written to.
     pub metrics: Option<SocketAddr>,
     pub textfile: Option<PathBuf>,
+    /// Who may do what.
+    pub access: Access,
+    /// Where the audit goes, if not with the log.
+    pub audit: Option<Target>,
 }
 
 impl Default for Config {
@@ -63,6 +73,8 @@ impl Default for Config {
             watchdog: false,
             metrics: None,
             textfile: None,
+            access: Access::default(),
+            audit: None,
         }
     }
 }
@@ -74,8 +86,7 @@ impl Config {
             "vms_dir" => self.vms_dir = path(value)?,
             "control" => self.control = path(value)?,
             "log" => {
-                let target = Target::parse(value);
-                self.log = target.ok_or("takes syslog, stderr or the path of a file")?;
+                self.log = target(value)?;
             }
             "log_level" => {
                 let level = Level::parse(value);
@@ -100,6 +111,11 @@ impl Config {
             }
             "textfile" if value.is_empty() => self.textfile = None,
             "textfile" => self.textfile = Some(path(value)?),
+            "view" => self.access.set(Role::View, value)?,
+            "operate" => self.access.set(Role::Operate, value)?,
+            "admin" => self.access.set(Role::Admin, value)?,
+            "audit" if value.is_empty() => self.audit = None,
+            "audit" => self.audit = Some(target(value)?),
             _ => return Err(format!("is no key; there are {}", KEYS.join(", "))),
         }
         Ok(())
@@ -107,16 +123,11 @@ impl Config {
 
     /// As the file has it, a line a key.
     pub fn text(&self) -> String {
-        let log = match &self.log {
-            Target::Syslog => "syslog".to_owned(),
-            Target::Stderr => "stderr".to_owned(),
-            Target::File(path) => path.display().to_string(),
-        };
         let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let values = [
             self.vms_dir.display().to_string(),
             self.control.display().to_string(),
-            log,
+            word(&self.log),
             self.log_level.word().to_owned(),
             self.time_sync.word().to_owned(),
             if self.watchdog { "yes" } else { "no" }.to_owned(),
@@ -124,12 +135,29 @@ impl Config {
                 .map(|address| address.to_string())
                 .unwrap_or_default(),
             file(&self.textfile).unwrap_or_default(),
+            self.access.text(Role::View),
+            self.access.text(Role::Operate),
+            self.access.text(Role::Admin),
+            self.audit.as_ref().map(word).unwrap_or_default(),
         ];
         let mut text = String::new();
         for (key, value) in KEYS.iter().zip(values) {
             let _ = writeln!(text, "{}", format!("{key:9} = {value}").trim_end());
         }
         text
+    }
+}
+
+fn target(value: &str) -> Result<Target, &'static str> {
+    Target::parse(value).ok_or("takes syslog, stderr or the path of a file")
+}
+
+/// As [`target`] takes it.
+fn word(target: &Target) -> String {
+    match target {
+        Target::Syslog => "syslog".to_owned(),
+        Target::Stderr => "stderr".to_owned(),
+        Target::File(path) => path.display().to_string(),
     }
 }
 
@@ -174,6 +202,11 @@ impl Source {
             }
         }
         faults.extend(self.apply_typed(&mut config));
+        for who in config.access.unknown(&Texts::read().databases()) {
+            faults.push(format!(
+                "{who} is not in this machine's passwd(5) or group(5); one of a directory service goes by its number"
+            ));
+        }
         (config, faults)
     }
 

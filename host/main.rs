@@ -2,6 +2,7 @@
 //! line that uses it.
 #![forbid(unsafe_code)]
 
+mod access;
 mod cli;
 mod config;
 mod daemon;

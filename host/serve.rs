@@ -35,11 +35,12 @@ pub fn serve(source: config::Source) -> Result<(), String> {
     let mut log = Log::new("qx-node", config.log.clone(), config.log_level);
     log.set_rate(Rate::new(LINES, PAUSE));
     for fault in faults {
-        log.warning(format_args!("{fault}; its default is used"));
+        log.warning(format_args!("{fault}; it does not count"));
     }
     // One VM needs two; a policy that forbids it leaves us what we have.
     let _ = fd::raise_limit();
-    let listener = listen(control).map_err(|e| system("listen on", control, e))?;
+    let listener =
+        listen(control, config.access.is_closed()).map_err(|e| system("listen on", control, e))?;
     let (version, revision) = (quantix::VERSION, quantix::REVISION);
     log.info(format_args!(
         "version {version} ({revision}) serves {} on {}",
@@ -102,15 +103,15 @@ fn lock(control: &Path) -> Result<File, String> {
     ))
 }
 
-fn listen(control: &Path) -> io::Result<UnixListener> {
+/// Whoever has no role is told so by the daemon; where nobody has one nobody can connect.
+fn listen(control: &Path, is_closed: bool) -> io::Result<UnixListener> {
     match fs::symlink_metadata(control) {
         // We have the lock, so nobody serves it: it was left by a daemon that was killed.
         Ok(meta) if meta.file_type().is_socket() => fs::remove_file(control)?,
         Ok(_) => return Err(io::Error::other("it is there and is not a socket")),
         Err(_) => {}
     }
-    // The socket is a root shell in every VM: nobody else may connect.
-    let before = process::set_umask(0o177);
+    let before = process::set_umask(if is_closed { 0o177 } else { 0o111 });
     let listener = UnixListener::bind(control);
     process::set_umask(before);
     listener

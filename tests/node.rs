@@ -3,6 +3,8 @@
 
 #![cfg(test)]
 
+// Who may do what.
+mod access;
 // Programs that speak to the daemon themselves.
 mod api;
 // Clients: many, slow ones, wrong ones, and those that leave.
@@ -175,11 +177,4 @@ fn a_file_in_the_place_of_the_control_socket_is_not_removed() {
     assert_eq!(daemon.wait().code(), Some(1));
     daemon.wait_log("is not a socket");
     assert_eq!(fs::read(dir.join("control")).unwrap(), b"precious");
-}
-
-#[test]
-fn nobody_but_its_owner_may_use_the_control_socket() {
-    use std::os::unix::fs::MetadataExt;
-    let node = Node::start();
-    assert_eq!(fs::metadata(node.control()).unwrap().mode() & 0o777, 0o600);
 }

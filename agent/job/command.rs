@@ -11,7 +11,7 @@ use quantix::message::agent;
 use quantix::rt::sys::process::{self, Pid};
 use quantix::rt::sys::program::{Identity, Program, Step};
 
-use crate::users::{Texts, User};
+use quantix::rt::users::{Texts, User};
 
 /// Its ends of what its standard streams are connected to.
 #[derive(Debug)]

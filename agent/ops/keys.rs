@@ -16,7 +16,7 @@ use quantix::rt::sys::program::Identity;
 use quantix::rt::sys::tree::{make_directory_at, name, name_at, open_at, remove_at, rename_at};
 
 use super::{PAGE, read_all, take_lock};
-use crate::users::{Texts, User};
+use quantix::rt::users::{Texts, User};
 
 /// Lists, adds or removes keys.
 pub fn keys(request: &AuthorizedKeys) -> Result<AuthorizedKeysResponse, Failure> {

@@ -13,7 +13,7 @@ use quantix::rt::sys::fd::try_lock_record;
 use quantix::rt::{clock, crypt};
 
 use super::{read_all, take_lock};
-use crate::users::unknown_user;
+use quantix::rt::users::unknown_user;
 
 /// Sets or locks a user's password.
 pub fn set(request: &SetPassword) -> Result<SetPasswordResponse, Failure> {

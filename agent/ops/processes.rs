@@ -19,7 +19,7 @@ use quantix::time::Time;
 
 use crate::holder;
 use crate::job::KEEPER;
-use crate::users::Databases;
+use quantix::rt::users::Databases;
 
 /// How long CPU time is counted for.
 const WINDOW: Duration = Duration::from_millis(200);

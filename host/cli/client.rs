@@ -19,6 +19,7 @@ use quantix::time::Time;
 
 use super::Trouble;
 use super::signals::Stop;
+use crate::access::Caller;
 use crate::daemon::{Daemon, Source};
 use crate::stream::{Inbox, encode};
 
@@ -56,7 +57,9 @@ impl Client {
     pub fn connect(control: &Path) -> Result<Self, Trouble> {
         let stream = UnixStream::connect(control).map_err(|e| {
             let next = match e.kind() {
-                ErrorKind::PermissionDenied => "Only root may connect to it",
+                ErrorKind::PermissionDenied => {
+                    "Only root may connect to it, until node.conf says who else"
+                }
                 _ => "Start it with `qx-node serve`, or use --direct SOCKET",
             };
             let control = control.display();
@@ -157,7 +160,8 @@ impl Client {
     fn take(&mut self, id: u64) -> Result<Option<node_message::Body>, Trouble> {
         let garbled = |_| Trouble::NoDaemon("the daemon speaks another protocol".to_owned());
         while let Some(message) = self.inbox.next().map_err(garbled)? {
-            if message.id == id
+            // Number 0: we are not let in.
+            if [id, 0].contains(&message.id)
                 && let Some(body) = message.body
             {
                 return match failure(&body) {
@@ -236,9 +240,14 @@ impl Client {
             body: Some(body),
         };
         encode(&message, &mut out);
-        self.stream
-            .write_all(&out)
-            .map_err(|e| gone(&system_text(&e)))
+        let Err(e) = self.stream.write_all(&out) else {
+            return Ok(());
+        };
+        // Perhaps it has said why before it left.
+        if self.fill().is_ok() {
+            self.take(id)?;
+        }
+        Err(gone(&system_text(&e)))
     }
 }
 
@@ -268,6 +277,8 @@ fn private(socket: PathBuf, end: File) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     let log = Log::new("qx-node", Target::Stderr, Level::Error);
     let mut daemon = Daemon::new(Source::Socket(socket), None, log)?;
-    daemon.add_client(mio::net::UnixStream::from_std(stream))?;
+    let stream = mio::net::UnixStream::from_std(stream);
+    let caller = Caller::owner(0, 0, String::new());
+    daemon.add_client(stream, caller)?;
     daemon.run()
 }

@@ -9,6 +9,8 @@ use quantix::message::node::NodeMessage;
 use quantix::message::{Stream, agent};
 use quantix::time::Time;
 
+use super::audit::Begun;
+
 /// A client's connection; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClientKey(pub u64);
@@ -29,6 +31,8 @@ pub struct Call {
     pub request: u64,
     pub vm: VmKey,
     pub kind: Kind,
+    /// Where the audit has it.
+    pub audited: Option<Begun>,
     /// When it came.
     pub begun: Time,
     /// When it fails, however alive its guest is.
@@ -176,6 +180,7 @@ impl Broker {
                 request: message.id,
                 vm,
                 kind,
+                audited: None,
                 begun: now,
                 limit: limit.map(|limit| now + limit),
                 look,

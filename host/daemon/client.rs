@@ -8,6 +8,7 @@ use quantix::error::system_text;
 use quantix::message::node::NodeMessage;
 
 use super::lists::List;
+use crate::access::Caller;
 use crate::stream::{Inbox, encode};
 
 /// Bytes that may wait for a client that does not read. It grants credit for what it asks for, so
@@ -21,6 +22,8 @@ const READS_A_TURN: usize = 8;
 #[derive(Debug)]
 pub struct Client {
     pub stream: UnixStream,
+    /// Who it is.
+    pub caller: Caller,
     inbox: Inbox,
     out: Vec<u8>,
     at: usize,
@@ -35,9 +38,10 @@ pub type Gone = String;
 
 impl Client {
     /// A client that has just connected.
-    pub fn new(stream: UnixStream) -> Self {
+    pub fn new(stream: UnixStream, caller: Caller) -> Self {
         Self {
             stream,
+            caller,
             inbox: Inbox::default(),
             out: Vec::new(),
             at: 0,

@@ -1,32 +1,35 @@
 //! The daemon's side towards its clients: taken, read, answered, dropped.
 
-use std::io;
+use std::io::{self, Write};
 
 use mio::Interest;
 use mio::net::UnixStream;
-use quantix::error::Failure;
+use quantix::error::{Code, Failure};
 use quantix::message::node::{NodeMessage, node_message};
 use quantix::message::{AgentMessage, Body, message};
 use quantix::rt::log::Level;
 use quantix::time::Time;
 
+use super::actions::Action;
 use super::broker::{CallKey, ClientKey};
 use super::client::Client;
 use super::descriptors::is_short;
-use super::{ACCEPT_AGAIN, CLIENT, Daemon, MAX_CLIENTS, token};
+use super::{ACCEPT_AGAIN, CLIENT, Daemon, MAX_CLIENTS, MAX_OF_ONE, audit, callers, token};
+use crate::access::Caller;
+use crate::stream::encode;
 
 impl Daemon {
     /// Adds a client that is already connected.
     ///
     /// # Errors
     /// epoll_ctl(2) refuses it.
-    pub fn add_client(&mut self, mut stream: UnixStream) -> io::Result<()> {
+    pub fn add_client(&mut self, mut stream: UnixStream, caller: Caller) -> io::Result<()> {
         let key = ClientKey(self.make_key() + CLIENT);
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll
             .registry()
             .register(&mut stream, token(key.0), both)?;
-        self.clients.insert(key, Client::new(stream));
+        self.clients.insert(key, Client::new(stream, caller));
         self.ready_clients.insert(key);
         Ok(())
     }
@@ -42,7 +45,7 @@ impl Daemon {
                         .about(&mut self.said_of_clients, Level::Warning, line);
                 }
                 Ok((stream, _)) => {
-                    if let Err(e) = self.add_client(stream) {
+                    if let Err(e) = self.let_in(stream) {
                         let line = format_args!("client not taken: {e}");
                         self.log
                             .about(&mut self.said_of_clients, Level::Warning, line);
@@ -64,6 +67,75 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// A client has connected: whoever may nothing is told so and gone, and nobody but the owner takes all places.
+    fn let_in(&mut self, mut stream: UnixStream) -> io::Result<()> {
+        let caller = callers::of(&stream)?;
+        let others = || {
+            self.clients
+                .values()
+                .filter(|client| !client.caller.is_owner())
+        };
+        let of_one = || others().filter(|client| client.caller.uid == caller.uid);
+        let why = if !self.config.access.knows(&caller) {
+            self.audit.refused_entry(&caller);
+            let why = format!(
+                "{} may do nothing here: see node.conf on the host",
+                caller.user
+            );
+            Failure::new(Code::Permission, why)
+        } else if !caller.is_owner() && others().count() >= MAX_CLIENTS / 2 {
+            Failure::new(
+                Code::Busy,
+                "too many clients are connected; try again later",
+            )
+        } else if !caller.is_owner() && of_one().count() >= MAX_OF_ONE {
+            let why = format!("{MAX_OF_ONE} clients of {} are connected", caller.user);
+            Failure::new(Code::Busy, why)
+        } else {
+            return self.add_client(stream, caller);
+        };
+        let error = message("", Body::Error(why.to_wire()));
+        let mut out = Vec::new();
+        encode(
+            &NodeMessage {
+                id: 0,
+                vm: String::new(),
+                body: Some(node_message::Body::Agent(error)),
+            },
+            &mut out,
+        );
+        // There is room for it in any socket; whoever has left does not miss it.
+        let _ = stream.write(&out);
+        Ok(())
+    }
+
+    /// Whether a client may have this done. What is refused is in the audit.
+    pub(super) fn allow(
+        &mut self,
+        client: ClientKey,
+        vm: &str,
+        action: &Action,
+    ) -> Result<(), Failure> {
+        let Some(client) = self.clients.get(&client) else {
+            return Ok(());
+        };
+        let caller = &client.caller;
+        let checked = self
+            .config
+            .access
+            .check(caller, vm, action.role, action.word);
+        if checked.is_err() {
+            self.audit.refused(caller, vm, action);
+        }
+        checked
+    }
+
+    /// Whether a client may see that there is this VM.
+    pub(super) fn may_see(&self, client: ClientKey, vm: &str) -> bool {
+        let client = self.clients.get(&client);
+        client.is_some_and(|client| self.config.access.role(&client.caller, vm).is_some())
     }
 
     pub(super) fn on_client_ready(&mut self, key: ClientKey, read: bool, write: bool) {
@@ -121,6 +193,9 @@ impl Daemon {
         for call in self.broker.of_client(key).collect::<Vec<_>>() {
             self.cancel_in_guest(call);
             if let Some(call) = self.broker.end(call) {
+                if let Some(begun) = &call.audited {
+                    self.audit.ended(begun, Code::Cancelled.as_str());
+                }
                 self.settle(now, call.vm);
             }
         }
@@ -140,6 +215,9 @@ impl Daemon {
     /// The request's only final answer.
     pub(super) fn finish(&mut self, key: CallKey, body: node_message::Body) {
         if let Some(call) = self.broker.end(key) {
+            if let Some(begun) = &call.audited {
+                self.audit.ended(begun, audit::result(&body));
+            }
             let name = self.vms.get(&call.vm).map(|vm| vm.name.clone());
             self.send(call.client, call.request, &name.unwrap_or_default(), body);
         }

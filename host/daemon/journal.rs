@@ -142,7 +142,7 @@ impl Journal {
 }
 
 /// The beginning of a text, at most so many bytes of it.
-fn cut(text: &str, bytes: usize) -> &str {
+pub fn cut(text: &str, bytes: usize) -> &str {
     let ends = (0..=bytes.min(text.len())).rev();
     let end = ends.into_iter().find(|at| text.is_char_boundary(*at));
     &text[..end.unwrap_or(0)]

@@ -190,6 +190,9 @@ impl Daemon {
     pub(super) fn record(&mut self, vm: &str, event: node::Event) {
         let (event, followers) = self.journal.push(clock::wall(), vm, event);
         for follower in followers {
+            if !self.may_see(follower.client, vm) {
+                continue;
+            }
             let list = node::EventList {
                 events: vec![event.clone()],
                 more: true,

@@ -58,6 +58,9 @@ impl Daemon {
         };
         let (mut vms, mut bytes, mut last) = (Vec::new(), 0, None);
         for (name, vm) in self.names.range::<str, _>((from, Bound::Unbounded)) {
+            if self.config.access.role(&client.caller, name).is_none() {
+                continue;
+            }
             if let Some(vm) = self.vms.get(vm).map(|vm| vm.describe(now)) {
                 bytes += vm.encoded_len();
                 vms.push(vm);

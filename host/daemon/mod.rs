@@ -3,10 +3,13 @@
 //! Whatever changes a VM ends in `settle` ([`links`]), whatever goes to a client passes `send`
 //! ([`clients`]). Requests ([`requests`]) are kept by [`broker`]; sockets are found by [`discover`].
 //! A VM's state is judged by [`state`] from what [`vm`], [`queue`] and [`monitor`] see of it; what
-//! happens is kept by [`journal`], what guests report by [`history`]; [`exporter`] tells Prometheus. [`watchdog`] tells of
+//! happens is kept by [`journal`], who had it done by [`audit`], what guests report by [`history`]; [`exporter`] tells Prometheus. [`watchdog`] tells of
 //! guests whose agent is well and whose disks are not.
 
+mod actions;
+mod audit;
 mod broker;
+mod callers;
 mod client;
 mod clients;
 mod clocks;
@@ -46,6 +49,7 @@ use quantix::rt::sys::process;
 use quantix::rt::{clock, random};
 use quantix::time::{Time, earliest};
 
+use audit::Audit;
 use broker::{Broker, ClientKey, VmKey};
 use client::Client;
 use deadlines::Deadlines;
@@ -88,6 +92,9 @@ const MAX_ABSENT: usize = 1000;
 
 /// Clients at once; one more is disconnected.
 const MAX_CLIENTS: usize = 1024;
+
+/// Of one user that is not the owner; all such users together have half of the places.
+const MAX_OF_ONE: usize = 64;
 
 /// Requests of one client at once; one more is answered `BUSY`.
 const MAX_CLIENT_REQUESTS: usize = 1024;
@@ -164,6 +171,7 @@ pub struct Daemon {
     /// A private daemon ends with its client.
     private: bool,
     config: Config,
+    audit: Audit,
     /// Where that came from; a private daemon has its defaults.
     configured_by: Option<config::Source>,
     notify: Notify,
@@ -221,6 +229,7 @@ impl Daemon {
             to_write: BTreeSet::new(),
             buffer: vec![0; 64 * 1024],
             config: Config::default(),
+            audit: Audit::none(),
             configured_by: None,
             notify: Notify::default(),
         })

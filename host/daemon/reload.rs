@@ -6,6 +6,7 @@ use quantix::rt::notify::Notify;
 use quantix::time::Time;
 
 use super::Daemon;
+use super::audit::Audit;
 use crate::config::{Config, Source};
 
 impl Daemon {
@@ -15,6 +16,7 @@ impl Daemon {
     /// A line for the operator: metrics cannot be served there.
     pub fn configure(&mut self, config: Config, by: Source) -> Result<(), String> {
         self.configured_by = Some(by);
+        self.audit = Audit::new(config.audit.as_ref().unwrap_or(&config.log).clone());
         self.notify = Notify::from_environment();
         self.apply(config)
     }
@@ -54,13 +56,23 @@ impl Daemon {
             self.log.warning(format_args!("{fault}"));
         }
         let before = &self.config;
-        let fixed = (&before.vms_dir, &before.control, &before.log);
+        let fixed = |config: &Config| {
+            let Config {
+                vms_dir,
+                control,
+                log,
+                audit,
+                ..
+            } = config.clone();
+            (vms_dir, control, log, audit)
+        };
         if !faults.is_empty() {
             self.log.warning(format_args!(
                 "nothing was changed; `qx-node serve --check` tells when it is right"
             ));
-        } else if fixed != (&config.vms_dir, &config.control, &config.log) {
-            let why = "vms_dir, control and log change with the next start; nothing was changed";
+        } else if fixed(before) != fixed(&config) {
+            let why =
+                "vms_dir, control, log and audit change with the next start; nothing was changed";
             self.log.warning(format_args!("{why}"));
         } else {
             match self.apply(config) {

@@ -11,6 +11,7 @@ use quantix::message::node::{self, NodeMessage, node_message};
 use quantix::message::{AgentMessage, Body, agent, encode};
 use quantix::time::Time;
 
+use super::actions::Action;
 use super::broker::{Call, CallKey, ClientKey, Kind, LATE, PATIENCE, Relays, VmKey};
 use super::journal::Follower;
 use super::lists::LIST_PART;
@@ -51,11 +52,18 @@ impl Daemon {
         if let node_message::Body::ListVms(_) = body {
             return self.list_vms(client, &request);
         }
+        let action = Action::of(body);
+        // Events of all are those of VMs that the client may see.
+        if !(matches!(body, node_message::Body::GetEvents(_)) && request.vm.is_empty())
+            && let Err(failure) = self.allow(client, &request.vm, &action)
+        {
+            return self.refuse(client, &request, &failure);
+        }
         if let node_message::Body::GetEvents(wanted) = body {
             return self.list_events(follower, &request, wanted.follow);
         }
         let Some(key) = self.find(&request.vm) else {
-            return self.refuse(client, &request, &self.no_such_vm(&request.vm));
+            return self.refuse(client, &request, &self.no_such_vm(client, &request.vm));
         };
         if let node_message::Body::GetHistory(wanted) = body {
             return self.list_history(now, client, &request, key, wanted.seconds);
@@ -125,6 +133,9 @@ impl Daemon {
         let mut events = Vec::new();
         let mut bytes = 0;
         for event in self.journal.kept(vm.map(String::as_str)) {
+            if !self.may_see(follower.client, &event.vm) {
+                continue;
+            }
             bytes += event.encoded_len();
             events.push(event.clone());
             if bytes >= LIST_PART {
@@ -137,7 +148,11 @@ impl Daemon {
             && let Some(name) = vm
             && self.find(name).is_none()
         {
-            return self.refuse(follower.client, request, &self.no_such_vm(name));
+            return self.refuse(
+                follower.client,
+                request,
+                &self.no_such_vm(follower.client, name),
+            );
         }
         if follow && !self.journal.follow(follower, vm.cloned()) {
             let why = "this client follows too much already";
@@ -237,6 +252,7 @@ impl Daemon {
             download: Relays::default(),
         };
         let call = self.broker.begin(now, client, request, key, kind, limit);
+        self.note(call, client, &request.vm, request.body.as_ref(), &id);
         if let Some(vm) = self.vms.get_mut(&key)
             && vm.host.request(now, &id, body).is_err()
         {
@@ -244,6 +260,23 @@ impl Daemon {
             self.fail(call, &Failure::new(Code::Busy, why));
         }
         self.settle(now, key);
+    }
+
+    /// Has the audit know of a request that counts.
+    fn note(
+        &mut self,
+        call: CallKey,
+        client: ClientKey,
+        vm: &str,
+        body: Option<&node_message::Body>,
+        id: &MessageId,
+    ) {
+        if let Some(client) = self.clients.get(&client)
+            && let Some(action) = body.map(Action::of).filter(|action| action.counts)
+            && let Some(call) = self.broker.get(call)
+        {
+            call.audited = Some(self.audit.begun(&client.caller, vm, &action, id.as_str()));
+        }
     }
 
     /// A chunk, credit or cancel for a request that is under way.
@@ -422,9 +455,10 @@ impl Daemon {
         named.or_else(only).copied()
     }
 
-    pub(super) fn no_such_vm(&self, name: &str) -> Failure {
+    fn no_such_vm(&self, client: ClientKey, name: &str) -> Failure {
         let is_there = |key: &VmKey| self.vms.get(key).is_some_and(|vm| !vm.is_absent());
         let there = self.names.iter().filter(|(_, key)| is_there(key));
+        let there = there.filter(|(name, _)| self.may_see(client, name));
         let all: Vec<&str> = there.map(|(name, _)| name.as_str()).collect();
         let some = &all[..all.len().min(5)];
         let there = match (some.len(), all.len()) {

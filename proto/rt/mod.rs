@@ -20,6 +20,7 @@ pub mod sys;
 pub mod tool;
 pub mod tree;
 pub mod unit;
+pub mod users;
 pub mod zone;
 
 pub use sys::clock;

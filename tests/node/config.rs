@@ -6,7 +6,7 @@ use crate::util::node::{Node, qx};
 use crate::util::{Dir, Process, Said, children, signal, told, until, until_so};
 
 /// A daemon with this in its file.
-fn with_file(text: &str) -> Node {
+pub fn with_file(text: &str) -> Node {
     let dir = Dir::new();
     fs::create_dir(dir.join("vms")).unwrap();
     let all = format!(
@@ -22,7 +22,7 @@ fn with_file(text: &str) -> Node {
 }
 
 /// Has it read its file again, with `from` replaced.
-fn change(node: &Node, from: &str, to: &str) {
+pub fn change(node: &Node, from: &str, to: &str) {
     let path = node.dir.join("node.conf");
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains(from));
@@ -51,7 +51,7 @@ fn what_is_configured_can_be_seen_before_it_is_served() {
     );
     let expected = "vms_dir   = /var/run/quantix-kvm/vms\ncontrol   = /run/quantix-kvm/qx-node.sock\n\
         log       = stderr\nlog_level = debug\ntime_sync = never\nwatchdog  = yes\n\
-        metrics   = 127.0.0.1:9912\ntextfile  =\n";
+        metrics   = 127.0.0.1:9912\ntextfile  =\nview      =\noperate   = @quantix\nadmin     =\naudit     =\n";
     assert_eq!(said.fine(), expected);
     let said = check(&dir, "metrics = 9912\ncolour = red\n", &[]);
     assert_eq!(
@@ -87,7 +87,7 @@ fn a_line_that_is_wrong_is_named_and_the_others_count() {
     let address = free();
     let node = with_file(&format!("metrics = {address}\nlog_level = loud\n"));
     node.process
-        .wait_log("log_level = loud: takes error, warning, info or debug; its default is used");
+        .wait_log("log_level = loud: takes error, warning, info or debug; it does not count");
     TcpStream::connect(address).unwrap();
 }
 
@@ -120,7 +120,7 @@ fn a_changed_file_counts_from_the_next_signal_on_if_it_is_right() {
     TcpStream::connect(second).unwrap();
     change(&node, "control = ", "control = /run");
     node.process
-        .wait_log("vms_dir, control and log change with the next start");
+        .wait_log("vms_dir, control, log and audit change with the next start");
     change(&node, &format!("metrics = {}", taken.1), "watchdog = yes");
     change(&node, "control = /run", "control = ");
     node.process.wait_log("configuration read");

@@ -45,6 +45,22 @@ pub const SERVE: Command = Command {
             "FILE.prom",
             "write them there, for node_exporter, every 15 s",
         ),
+        option(
+            "view",
+            "WHO",
+            "who may list, ping and watch: see node.conf(5)",
+        ),
+        option(
+            "operate",
+            "WHO",
+            "and freeze, shut down, restart (default: @quantix)",
+        ),
+        option("admin", "WHO", "and run commands and move files"),
+        option(
+            "audit",
+            "TARGET",
+            "where it goes, if not with the log: as --log",
+        ),
         flag(
             "watchdog",
             None,

@@ -1,19 +1,24 @@
-//! Who a command runs as, from /etc/passwd and /etc/group (passwd(5), group(5)).
+//! Users and groups of this machine, from /etc/passwd and /etc/group (passwd(5), group(5)).
 //!
-//! Read by hand: the agent is linked statically, and the C library's own look-ups would load shared
+//! Read by hand: both programs are linked statically, and the C library's own look-ups would load shared
 //! objects. Users that come from elsewhere (LDAP, systemd-homed) can be given by number.
 
 use std::fs;
 
-use quantix::error::{Code, Failure};
+use crate::error::{Code, Failure};
 
 /// A user, as far as a command needs one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
+    /// Its name.
     pub name: String,
+    /// Its number.
     pub uid: u32,
+    /// Of its first group.
     pub gid: u32,
+    /// Its directory.
     pub home: String,
+    /// What it logs in to.
     pub shell: String,
 }
 
@@ -37,6 +42,7 @@ impl Texts {
         }
     }
 
+    /// To look things up.
     pub const fn databases(&self) -> Databases<'_> {
         Databases {
             passwd: self.passwd.as_str(),
@@ -48,7 +54,9 @@ impl Texts {
 /// The databases' text, as read.
 #[derive(Clone, Copy, Debug)]
 pub struct Databases<'a> {
+    /// passwd(5)
     pub passwd: &'a str,
+    /// group(5)
     pub group: &'a str,
 }
 
@@ -101,6 +109,13 @@ impl Databases<'_> {
             let why = format!("group {wanted}: not in the guest's /etc/group");
             Failure::new(Code::NotFound, why)
         })
+    }
+
+    /// What the group with this number is called.
+    pub fn group_name(&self, gid: u32) -> Option<String> {
+        let mut groups = self.group.lines().filter_map(parse_group);
+        let found = groups.find(|(_, number, _)| *number == gid);
+        found.map(|(name, ..)| name.to_owned())
     }
 
     /// The numbers of all groups that list this user.
@@ -176,6 +191,8 @@ mod tests {
         assert_eq!(FILES.group("wheel"), Ok(10));
         assert_eq!(FILES.group("77"), Ok(77));
         assert!(FILES.group("nobody-knows").is_err());
+        assert_eq!(FILES.group_name(6).as_deref(), Some("disk"));
+        assert_eq!(FILES.group_name(7), None);
         assert_eq!(FILES.supplementary("alice"), [10, 6]);
         assert_eq!(FILES.supplementary("al"), []);
     }

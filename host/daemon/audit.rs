@@ -1,0 +1,126 @@
+//! The audit: who had what done to which VM, and what came of it. A line when it begins and one when it has ended,
+//! with the same request, which is the guest's number for it; one for what was refused.
+
+use std::fmt;
+use std::time::Duration;
+
+use quantix::error::Failure;
+use quantix::message::node::node_message;
+use quantix::message::{AgentMessage, Body};
+use quantix::rt::log::{Level, Log, Rate, Target};
+
+use super::actions::Action;
+use crate::access::Caller;
+
+/// Refused requests: so many at once, and another after each pause. Anybody can have them made.
+const REFUSED: u32 = 100;
+/// See [`REFUSED`].
+const REFUSED_EVERY: Duration = Duration::from_secs(1);
+
+/// The log of it. A private daemon has none: it is its user's own.
+pub struct Audit {
+    log: Option<Log>,
+    refused: Rate,
+}
+
+/// What a request that has begun is called in the line of its end.
+#[derive(Debug)]
+pub struct Begun(String);
+
+impl Audit {
+    /// It goes there, whatever else is logged.
+    pub fn new(target: Target) -> Self {
+        let mut log = Log::new("qx-node", target, Level::Info);
+        // Only those who may do so can have them written.
+        log.set_rate(Rate::new(u32::MAX, Duration::from_micros(1)));
+        Self {
+            log: Some(log),
+            ..Self::none()
+        }
+    }
+
+    pub fn none() -> Self {
+        let refused = Rate::new(REFUSED, REFUSED_EVERY);
+        Self { log: None, refused }
+    }
+
+    fn info(&mut self, line: fmt::Arguments) {
+        if let Some(log) = &mut self.log {
+            log.info(line);
+        }
+    }
+
+    fn denied(&mut self, line: fmt::Arguments) {
+        if let Some(log) = &mut self.log {
+            log.about(&mut self.refused, Level::Warning, line);
+        }
+    }
+
+    /// A request that changes something goes to its guest.
+    pub fn begun(&mut self, caller: &Caller, vm: &str, action: &Action, request: &str) -> Begun {
+        let line = line(caller, vm, action);
+        self.info(format_args!("audit: {line} request={request} result=begun"));
+        Begun(format!("{line} request={request}"))
+    }
+
+    /// It has ended.
+    pub fn ended(&mut self, begun: &Begun, result: impl fmt::Display) {
+        self.info(format_args!("audit: {} result={result}", begun.0));
+    }
+
+    /// Somebody came who may nothing.
+    pub fn refused_entry(&mut self, caller: &Caller) {
+        let Caller { uid, pid, user, .. } = caller;
+        self.denied(format_args!(
+            "audit: uid={uid} user={user:?} pid={pid} action=connect result=DENIED"
+        ));
+    }
+
+    /// A request was refused.
+    pub fn refused(&mut self, caller: &Caller, vm: &str, action: &Action) {
+        let line = line(caller, vm, action);
+        self.denied(format_args!("audit: {line} result=DENIED"));
+    }
+}
+
+/// Words of others stand in quotes, so that none of them passes for a word of ours.
+fn line(caller: &Caller, vm: &str, action: &Action) -> String {
+    let Caller { uid, pid, user, .. } = caller;
+    let Action { word, what, .. } = action;
+    format!("uid={uid} user={user:?} pid={pid} vm={vm:?} action={word} what={what:?}")
+}
+
+/// What an answer says of the request's end.
+pub fn result(body: &node_message::Body) -> String {
+    let node_message::Body::Agent(AgentMessage {
+        body: Some(body), ..
+    }) = body
+    else {
+        return "ok".to_owned();
+    };
+    match body {
+        Body::Error(error) => Failure::from_wire(error).code.as_str().to_owned(),
+        Body::ExecuteResponse(answer) => format!("exit:{}", answer.exit_code),
+        _ => "ok".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Role;
+
+    #[test]
+    fn no_word_of_others_passes_for_one_of_ours() {
+        let caller = Caller::owner(1000, 7, "al\" uid=0".to_owned());
+        let action = Action {
+            role: Role::Admin,
+            word: "exec",
+            what: "x\" result=ok\n\u{1b}[2J".to_owned(),
+            counts: true,
+        };
+        let expected = "uid=1000 user=\"al\\\" uid=0\" pid=7 vm=\"a b\" action=exec \
+            what=\"x\\\" result=ok\\n\\u{1b}[2J\"";
+        assert_eq!(line(&caller, "a b", &action), expected);
+    }
+}

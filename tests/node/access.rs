@@ -1,0 +1,169 @@
+//! Who may do what: users of this machine at the control socket, and what the audit has of them. Their numbers are
+//! nobody's here. It takes root to be somebody else.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use super::config::{change, with_file};
+use crate::util::node::{Node, Vm};
+use crate::util::{Dir, Running, Said, until_so};
+
+const ROLES: &str = "view = 4001\noperate = @4002\nadmin = 4003:web*\n";
+
+/// `None`: we are not root.
+fn node(dir: &Dir) -> Option<(Node, Vec<Vm>)> {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return None;
+    }
+    let node = with_file(&format!("{ROLES}audit = {}\n", dir.text("audit")));
+    let vms = vec![node.vm("web1"), node.vm("db1")];
+    for name in ["web1", "db1"] {
+        node.wait_state(name, "ready");
+    }
+    Some((node, vms))
+}
+
+/// `qx-node`, by a user with one group.
+fn command(node: &Node, uid: u32, gid: u32, words: &[&str]) -> Command {
+    let mut command = node.command(words);
+    command.current_dir("/").gid(gid).uid(uid);
+    command
+}
+
+fn run(node: &Node, uid: u32, gid: u32, words: &[&str]) -> Said {
+    Running::start(&mut command(node, uid, gid, words), b"").end()
+}
+
+#[track_caller]
+fn denied(said: &Said, why: &str) {
+    assert!(said.status != 0 && said.stderr.contains(why), "{said:?}");
+}
+
+#[test]
+fn each_may_do_what_its_role_has_and_no_more() {
+    let dir = Dir::new();
+    let Some((node, _vms)) = node(&dir) else {
+        return;
+    };
+    let exec = |uid, gid, vm| run(&node, uid, gid, &["exec", vm, "--", "echo hello"]);
+
+    for words in [
+        &["vms"][..],
+        &["ping", "db1", "-c", "1"],
+        &["hardware", "db1"],
+    ] {
+        run(&node, 4001, 1, words).fine();
+    }
+    let why = "4001 has view for \"db1\", and ps takes operate: see node.conf on the host";
+    denied(&run(&node, 4001, 1, &["ps", "db1"]), why);
+    denied(&exec(4001, 1, "web1"), "and exec takes admin");
+
+    run(&node, 4009, 4002, &["ps", "db1"]).fine();
+    denied(&exec(4009, 4002, "db1"), "4009 has operate for \"db1\"");
+
+    assert_eq!(exec(4003, 1, "web1").fine(), "hello\n");
+    // What it may not see is not there, whether it is or not.
+    for name in ["db1", "none"] {
+        let why = format!("4003 has no role for {name:?}");
+        denied(&run(&node, 4003, 1, &["ping", name]), &why);
+    }
+    let listed = run(&node, 4003, 1, &["vms", "--json"]).json();
+    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+    let events = run(&node, 4003, 1, &["events"]).fine().to_owned();
+    assert!(
+        events.contains("web1") && !events.contains("db1"),
+        "{events}"
+    );
+
+    for words in [&["vms"][..], &["exec", "web1", "--", "true"]] {
+        denied(&run(&node, 4010, 1, words), "4010 may do nothing here");
+    }
+    assert_eq!(node.exec("db1", "echo hello").fine(), "hello\n");
+
+    let audit = || fs::read_to_string(dir.join("audit")).unwrap_or_default();
+    let has = |words: &[&str]| {
+        let text = audit();
+        text.lines()
+            .any(|line| words.iter().all(|word| line.contains(word)))
+    };
+    for words in [
+        &[
+            "uid=4001",
+            "action=exec",
+            "what=\"echo hello\"",
+            "result=DENIED",
+        ][..],
+        &["uid=4003", "vm=\"db1\"", "action=ping", "result=DENIED"],
+        &["uid=4010", "action=connect", "result=DENIED"],
+        &[
+            "uid=4003",
+            "vm=\"web1\"",
+            "action=exec",
+            "request=",
+            "result=begun",
+        ],
+        &[
+            "uid=4003",
+            "vm=\"web1\"",
+            "action=exec",
+            "request=",
+            "result=exit:0",
+        ],
+        &["uid=0", "user=\"root\"", "vm=\"db1\"", "result=exit:0"],
+    ] {
+        until_so(&format!("{words:?} in the audit"), || has(words));
+    }
+    assert!(!audit().contains("hardware"), "{}", audit());
+}
+
+#[test]
+fn who_loses_a_role_has_lost_it_with_the_next_request() {
+    let dir = Dir::new();
+    let Some((node, _vms)) = node(&dir) else {
+        return;
+    };
+    let words = ["exec", "web1", "--", "true"];
+    run(&node, 4003, 1, &words).fine();
+    change(&node, "admin = 4003:web*", "admin = 4004");
+    node.process.wait_log("configuration read");
+    denied(&run(&node, 4003, 1, &words), "4003 may do nothing here");
+    run(&node, 4004, 1, &words).fine();
+}
+
+#[test]
+fn nobody_takes_the_places_of_others() {
+    let dir = Dir::new();
+    let Some((node, _vms)) = node(&dir) else {
+        return;
+    };
+    // The last six of them come too late, and are told so.
+    let script = "import socket, sys
+all = [socket.socket(socket.AF_UNIX) for _ in range(70)]
+for one in all: one.connect(sys.argv[1])
+told = 0
+for one in reversed(all):
+    one.settimeout(10 if told < 6 else 0.5)
+    try: told += b'BUSY' in one.recv(1000)
+    except TimeoutError: break
+print(told)";
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).arg(node.control());
+    command.current_dir("/").gid(1).uid(4001);
+    let held = Running::start(&mut command, b"");
+    assert_eq!(held.end().fine(), "6\n");
+    node.run(&["vms"]).fine();
+}
+
+#[test]
+fn the_socket_is_open_to_those_who_may_be_let_in() {
+    let mode = |text: &str| {
+        let node = with_file(text);
+        fs::metadata(node.control()).unwrap().mode() & 0o777
+    };
+    assert_eq!(mode(""), 0o666);
+    assert_eq!(mode("operate =\n"), 0o600);
+    // A mistake lets nobody in.
+    assert_eq!(mode("operate = @\n"), 0o600);
+}
