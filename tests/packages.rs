@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
 
 use crate::util::Dir;
 use crate::util::packages::{self, Kind, run};
@@ -27,9 +29,20 @@ impl Built {
         // Another copy of the sources, elsewhere: what says where it was made shows.
         let sources = dir.join("elsewhere");
         packages::copy_sources(&sources);
+        let changes = fs::File::open(sources.join("CHANGELOG.md")).unwrap();
+        let once = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        changes.set_modified(once).unwrap();
         packages::build(kind, &sources, &dir.join("again"));
         let next = format!("{}.1", quantix::VERSION);
         packages::set_version(&sources, &next);
+        // What is configured by default has changed, too.
+        for conf in ["agent/agent.conf", "host/node.conf"] {
+            let mut conf = fs::File::options()
+                .append(true)
+                .open(sources.join(conf))
+                .unwrap();
+            conf.write_all(b"# Of the next version.\n").unwrap();
+        }
         packages::build(kind, &sources, &dir.join("next"));
         Self { dir, kind, next }
     }
@@ -132,7 +145,8 @@ impl Root {
     fn install(&self, package: &Path) {
         let path = package.to_str().unwrap();
         match self.kind {
-            Kind::Deb => self.tool("dpkg", &["--install", path]),
+            // As whoever is not there to be asked has it.
+            Kind::Deb => self.tool("dpkg", &["--force-confold", "--install", path]),
             // A shell is here, and no package that has it.
             Kind::Rpm => self.tool("rpm", &["-U", "--oldpackage", "--nodeps", path]),
         };
@@ -226,6 +240,12 @@ fn go_in_and_out(kind: Kind, built: &Built) {
             assert_eq!(root.version(name), version);
             assert_eq!(root.read(&conf), ours);
         }
+        // The package's own lies beside it, for whoever wants it.
+        let of_package = match kind {
+            Kind::Deb => format!("{conf}.dpkg-dist"),
+            Kind::Rpm => format!("{conf}.rpmnew"),
+        };
+        fs::remove_file(root.dir.join(&of_package)).unwrap();
         let list = root.list();
         let extra = |path: &&String| {
             path.starts_with("etc/") && (path.contains(".conf.") || path.contains(".dpkg"))

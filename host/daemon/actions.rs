@@ -80,19 +80,19 @@ impl Action {
             Body::ListUsers(_) => operate("users", String::new()).looks(),
             Body::ListServices(_) => operate("services", String::new()).looks(),
             Body::ServiceControl(request) => {
-                let action = request.action().as_str_name();
-                let action = action.rsplit('_').next().unwrap_or_default();
-                operate("service", format!("{} {action}", request.name))
+                let word = words(request.action().as_str_name(), "SERVICE_ACTION_");
+                let action = operate("service", format!("{} {word}", request.name));
+                match request.action() {
+                    agent::ServiceAction::Status => action.looks(),
+                    _ => action,
+                }
             }
             Body::Freeze(request) => operate("freeze", request.mount_points.join(" ")),
             Body::Thaw(_) => operate("thaw", String::new()),
+            Body::Shutdown(request) if request.cancel => operate("shutdown", "cancel".to_owned()),
             Body::Shutdown(request) => {
-                let kind = request.r#type().as_str_name();
-                let cancel = if request.cancel { " cancel" } else { "" };
-                operate(
-                    "shutdown",
-                    format!("{kind} in {} s{cancel}", request.delay_seconds),
-                )
+                let word = words(request.r#type().as_str_name(), "POWER_ACTION_");
+                operate("shutdown", format!("{word} in {} s", request.delay_seconds))
             }
             Body::SyncTime(request) if request.set_time.is_none() && request.step_ns == 0 => {
                 view("time")
@@ -126,6 +126,12 @@ impl Action {
     }
 }
 
+/// The name of one of an enumeration, as people write it.
+fn words(name: &str, prefix: &str) -> String {
+    let name = name.strip_prefix(prefix).unwrap_or(name);
+    name.to_lowercase().replace('_', " ")
+}
+
 /// Its words, of which no line is made that could be run: it is to be read.
 fn command_line(request: &agent::Execute) -> String {
     let user = match request.run_as_user.as_str() {
@@ -133,7 +139,10 @@ fn command_line(request: &agent::Execute) -> String {
         user => format!("as {user}: "),
     };
     let words = [std::slice::from_ref(&request.command), &request.args].concat();
-    format!("{user}{}", words.join(" "))
+    match words.join(" ") {
+        line if line.is_empty() => format!("{user}a shell"),
+        line => format!("{user}{line}"),
+    }
 }
 
 #[cfg(test)]
