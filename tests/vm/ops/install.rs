@@ -50,6 +50,22 @@ fn an_agent_is_installed_through_the_one_before() {
     let agent = agent.to_str().unwrap();
     install(agent, &["--sha256", "00"]).failed(1, &["its SHA-256 is ", ", and not 00"]);
 
+    // One at a time. Of one that is killed only its number stays, which is in nobody's way then.
+    let line = "cd /run/quantix-kvm/install; mkdir lock; echo $$ >lock/pid; : as qx-node install; sleep 600; :";
+    let other = ["exec", "db1", "--detach", "--", line];
+    let other = own.node.cli(&other).text();
+    let lock = "cat /run/quantix-kvm/install/lock/pid 2>/dev/null; true";
+    wait_until("another installation", PATIENCE, || {
+        !own.node.sh("db1", lock).is_empty()
+    });
+    install(agent, &[]).failed(
+        1,
+        &["another installation is on its way; nothing was changed"],
+    );
+    own.node
+        .cli(&["kill", "db1", &other, "--signal", "KILL"])
+        .ok();
+
     // Another, by a byte behind its end.
     let mut bytes = fs::read(agent).unwrap();
     bytes.push(0);
