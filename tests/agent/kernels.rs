@@ -3,10 +3,13 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
+use std::thread;
 
 use quantix::message::{Body, Stream, agent};
+use quantix::rt::sys::entropy;
 
 use crate::util::agent::{Agent, old_kernel, read_file, shell, spawn_by, write_file};
 use crate::util::{Dir, children, noise, until_so};
@@ -92,4 +95,24 @@ fn on_a_kernel_3_10_all_is_served() {
         _ => until_so("its end", || sleep.try_wait().unwrap().is_some()),
     }
     talk.assert_alive();
+}
+
+/// It goes through the kernel of whoever runs it: here, and then behind the filter.
+#[test]
+fn a_gift_of_random_bytes_counts_on_a_kernel_that_cannot_be_told_to_reseed() {
+    const MARK: &str = "QX_TEST_BEHIND_FILTER";
+    let is_old = std::env::var_os(MARK).is_some();
+    match entropy::reseed(&noise(64)) {
+        // It takes CAP_SYS_ADMIN.
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => return,
+        told => assert_eq!(told.unwrap(), !is_old),
+    }
+    if !is_old {
+        let name = thread::current().name().unwrap().to_owned();
+        let mut again = Command::new(old_kernel());
+        again.arg(std::env::current_exe().unwrap()).env(MARK, "yes");
+        let out = again.args(["--exact", &name]).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stdout);
+        assert!(said.contains("1 passed"), "{said}");
+    }
 }
