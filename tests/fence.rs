@@ -231,6 +231,31 @@ fn no_file_names_the_machine_that_it_was_written_on() {
     assert_none("a path of one machine", &faults);
 }
 
+/// A promise that nothing holds is none.
+#[test]
+fn what_is_promised_is_held_by_a_test_that_is_there() {
+    let promises = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let rows = promises.lines().filter(|line| line.starts_with('|'));
+    let is_name = |word: &&str| {
+        word.contains('_')
+            && word
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || "_0123456789".contains(c))
+    };
+    let named: Vec<&str> = rows
+        .flat_map(|row| row.split('`'))
+        .filter(is_name)
+        .collect();
+    assert!(named.len() > 20, "{named:?}");
+    let all: String = sources().into_iter().map(|source| source.text).collect();
+    let missing: Vec<String> = named
+        .into_iter()
+        .filter(|name| !all.contains(&format!("fn {name}() {{")))
+        .map(str::to_owned)
+        .collect();
+    assert_none("tests that are not there", &missing);
+}
+
 #[test]
 fn an_ignored_test_names_its_issue() {
     let mut faults = Vec::new();

@@ -14,7 +14,9 @@ use super::actions::Action;
 use super::broker::{CallKey, ClientKey};
 use super::client::Client;
 use super::descriptors::is_short;
-use super::{ACCEPT_AGAIN, CLIENT, Daemon, MAX_CLIENTS, MAX_OF_ONE, audit, callers, token};
+use super::{
+    ACCEPT_AGAIN, ACCEPTS_A_TURN, CLIENT, Daemon, MAX_CLIENTS, MAX_OF_ONE, audit, callers, token,
+};
 use crate::access::Caller;
 use crate::stream::encode;
 
@@ -35,8 +37,13 @@ impl Daemon {
     }
 
     pub(super) fn accept(&mut self, now: Time) {
-        self.accept_at = None;
-        while let Some(listener) = &self.listener {
+        // Whoever may nothing can come as often as it likes, and is not to keep the loop: on with the others, and back.
+        self.accept_at = Some(now);
+        for _ in 0..ACCEPTS_A_TURN {
+            let Some(listener) = &self.listener else {
+                self.accept_at = None;
+                return;
+            };
             match listener.accept() {
                 // Dropping it here disconnects it.
                 Ok(_) if self.clients.len() >= MAX_CLIENTS => {
@@ -52,7 +59,10 @@ impl Daemon {
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.accept_at = None;
+                    return;
+                }
                 Err(e) => {
                     match is_short(&e) {
                         true => self.warn_of_descriptors(now),

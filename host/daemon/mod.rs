@@ -99,6 +99,9 @@ const MAX_OF_ONE: usize = 64;
 /// Requests of one client at once; one more is answered `BUSY`.
 const MAX_CLIENT_REQUESTS: usize = 1024;
 
+/// Connections that are taken in one turn.
+const ACCEPTS_A_TURN: usize = 32;
+
 /// A client that could not be taken (no descriptor was left) is taken up after this.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
 

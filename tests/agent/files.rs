@@ -46,6 +46,32 @@ fn files_of_every_size_are_read_whole() {
 }
 
 #[test]
+fn a_part_that_no_file_has_is_no_part_and_no_trouble() {
+    let (agent, mut talk) = Agent::ready();
+    let path = agent.dir.file("file", noise(1000));
+    for (offset, length) in [
+        (1000, u64::MAX),
+        (u64::MAX, 1),
+        (u64::MAX, u64::MAX),
+        (1 << 63, 1 << 63),
+        (i64::MAX as u64, 2),
+    ] {
+        let request = agent::ReadFile {
+            offset,
+            length,
+            chunk_size: u32::MAX,
+            ..read_file(&path)
+        };
+        match talk.ask("r", Body::ReadFile(request)) {
+            Body::ReadFileResponse(answer) => assert!(answer.eof && answer.data.is_empty()),
+            Body::Error(error) => assert_eq!(error.code, "INVALID", "{error:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    talk.assert_alive();
+}
+
+#[test]
 fn a_part_of_a_file_is_read() {
     let (agent, mut talk) = Agent::ready();
     let bytes = noise(100_000);
