@@ -136,6 +136,7 @@ fn dpkg_puts_it_into_an_image() {
             (version, ours.clone())
         );
     }
+    fs::remove_file(root.dir.join(&format!("{CONF}.dpkg-dist"))).unwrap();
     go(&recipe("dpkg-remove"), &deb);
     // What is in /etc, for dpkg that is all configuration.
     let script = "etc/init.d/quantix-kvm-agent";
@@ -180,6 +181,7 @@ fn rpm_puts_it_into_an_image() {
             (version, ours.clone())
         );
     }
+    fs::remove_file(root.dir.join(&format!("{CONF}.rpmnew"))).unwrap();
     go(&recipe("rpm-erase"), &rpm);
     let saved = format!("{CONF}.rpmsave");
     assert_eq!(added(&root, &before), BTreeSet::from([saved.clone()]));
