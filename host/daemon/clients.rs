@@ -129,7 +129,7 @@ impl Daemon {
         action: &Action,
     ) -> Result<(), Failure> {
         let Some(client) = self.clients.get(&client) else {
-            return Ok(());
+            return Err(Failure::new(Code::Cancelled, "the client has left"));
         };
         let caller = &client.caller;
         let checked = self
