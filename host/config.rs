@@ -121,6 +121,11 @@ impl Config {
         Ok(())
     }
 
+    /// What counts from the start of the daemon to its end.
+    pub const fn of_start(&self) -> (&PathBuf, &PathBuf, &Target, &Option<Target>) {
+        (&self.vms_dir, &self.control, &self.log, &self.audit)
+    }
+
     /// As the file has it, a line a key.
     pub fn text(&self) -> String {
         let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());

@@ -10,7 +10,6 @@ use quantix::error::{Code, Failure};
 use quantix::message::agent;
 use quantix::rt::sys::process::{self, Pid};
 use quantix::rt::sys::program::{Identity, Program, Step};
-
 use quantix::rt::users::{Texts, User};
 
 /// Its ends of what its standard streams are connected to.

@@ -14,9 +14,9 @@ use quantix::rt::sys::fd::try_lock;
 use quantix::rt::sys::process;
 use quantix::rt::sys::program::Identity;
 use quantix::rt::sys::tree::{make_directory_at, name, name_at, open_at, remove_at, rename_at};
+use quantix::rt::users::{Texts, User};
 
 use super::{PAGE, read_all, take_lock};
-use quantix::rt::users::{Texts, User};
 
 /// Lists, adds or removes keys.
 pub fn keys(request: &AuthorizedKeys) -> Result<AuthorizedKeysResponse, Failure> {

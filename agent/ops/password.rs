@@ -10,10 +10,10 @@ use quantix::error::{Code, Failure};
 use quantix::message::agent::{PasswordAction, SetPassword, SetPasswordResponse};
 use quantix::rt::replace::Replacement;
 use quantix::rt::sys::fd::try_lock_record;
+use quantix::rt::users::unknown_user;
 use quantix::rt::{clock, crypt};
 
 use super::{read_all, take_lock};
-use quantix::rt::users::unknown_user;
 
 /// Sets or locks a user's password.
 pub fn set(request: &SetPassword) -> Result<SetPasswordResponse, Failure> {

@@ -15,11 +15,11 @@ use quantix::message::agent::{
 use quantix::rt::clock;
 use quantix::rt::sys::fd::rest;
 use quantix::rt::sys::process::{Held, Signal, effective_user, page_size};
+use quantix::rt::users::Databases;
 use quantix::time::Time;
 
 use crate::holder;
 use crate::job::KEEPER;
-use quantix::rt::users::Databases;
 
 /// How long CPU time is counted for.
 const WINDOW: Duration = Duration::from_millis(200);

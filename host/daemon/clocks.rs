@@ -95,7 +95,7 @@ impl Daemon {
         };
         let asked = message("", asked);
         let request = NodeMessage::default();
-        self.on_agent_request(now, OWN, key, &request, &asked);
+        self.on_agent_request(now, OWN, key, &request, &asked, None);
     }
 
     /// The guest has done so, or has not.

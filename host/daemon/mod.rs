@@ -3,8 +3,8 @@
 //! Whatever changes a VM ends in `settle` ([`links`]), whatever goes to a client passes `send`
 //! ([`clients`]). Requests ([`requests`]) are kept by [`broker`]; sockets are found by [`discover`].
 //! A VM's state is judged by [`state`] from what [`vm`], [`queue`] and [`monitor`] see of it; what
-//! happens is kept by [`journal`], who had it done by [`audit`], what guests report by [`history`]; [`exporter`] tells Prometheus. [`watchdog`] tells of
-//! guests whose agent is well and whose disks are not.
+//! happens is kept by [`journal`], who had it done by [`audit`], what guests report by [`history`];
+//! [`exporter`] tells Prometheus. [`watchdog`] tells of guests whose agent is well and whose disks are not.
 
 mod actions;
 mod audit;

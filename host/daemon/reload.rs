@@ -56,21 +56,11 @@ impl Daemon {
             self.log.warning(format_args!("{fault}"));
         }
         let before = &self.config;
-        let fixed = |config: &Config| {
-            let Config {
-                vms_dir,
-                control,
-                log,
-                audit,
-                ..
-            } = config.clone();
-            (vms_dir, control, log, audit)
-        };
         if !faults.is_empty() {
             self.log.warning(format_args!(
                 "nothing was changed; `qx-node serve --check` tells when it is right"
             ));
-        } else if fixed(before) != fixed(&config) {
+        } else if before.of_start() != config.of_start() {
             let why =
                 "vms_dir, control, log and audit change with the next start; nothing was changed";
             self.log.warning(format_args!("{why}"));

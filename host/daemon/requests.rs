@@ -92,7 +92,7 @@ impl Daemon {
                 }
             }
             node_message::Body::Agent(message) => {
-                self.on_agent_request(now, client, key, &request, message);
+                self.on_agent_request(now, client, key, &request, message, Some(&action));
             }
             _ => self.refuse(client, &request, &unknown_request()),
         }
@@ -168,6 +168,7 @@ impl Daemon {
         }
     }
 
+    /// `action`: of a client's, for the audit.
     pub(super) fn on_agent_request(
         &mut self,
         now: Time,
@@ -175,6 +176,7 @@ impl Daemon {
         key: VmKey,
         request: &NodeMessage,
         asked: &AgentMessage,
+        action: Option<&Action>,
     ) {
         let limit = match &asked.body {
             Some(Body::Execute(execute)) if execute.timeout_seconds > 0 => {
@@ -252,7 +254,15 @@ impl Daemon {
             download: Relays::default(),
         };
         let call = self.broker.begin(now, client, request, key, kind, limit);
-        self.note(call, client, &request.vm, request.body.as_ref(), &id);
+        if let Some(action) = action.filter(|action| action.counts)
+            && let Some(client) = self.clients.get(&client)
+            && let Some(call) = self.broker.get(call)
+        {
+            let begun = self
+                .audit
+                .begun(&client.caller, &request.vm, action, id.as_str());
+            call.audited = Some(begun);
+        }
         if let Some(vm) = self.vms.get_mut(&key)
             && vm.host.request(now, &id, body).is_err()
         {
@@ -260,23 +270,6 @@ impl Daemon {
             self.fail(call, &Failure::new(Code::Busy, why));
         }
         self.settle(now, key);
-    }
-
-    /// Has the audit know of a request that counts.
-    fn note(
-        &mut self,
-        call: CallKey,
-        client: ClientKey,
-        vm: &str,
-        body: Option<&node_message::Body>,
-        id: &MessageId,
-    ) {
-        if let Some(client) = self.clients.get(&client)
-            && let Some(action) = body.map(Action::of).filter(|action| action.counts)
-            && let Some(call) = self.broker.get(call)
-        {
-            call.audited = Some(self.audit.begun(&client.caller, vm, &action, id.as_str()));
-        }
     }
 
     /// A chunk, credit or cancel for a request that is under way.

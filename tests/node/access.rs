@@ -25,15 +25,22 @@ fn node(dir: &Dir) -> Option<(Node, Vec<Vm>)> {
     Some((node, vms))
 }
 
-/// `qx-node`, by a user with one group.
-fn command(node: &Node, uid: u32, gid: u32, words: &[&str]) -> Command {
-    let mut command = node.command(words);
+/// By a user with one group.
+fn begin(mut command: Command, uid: u32, gid: u32) -> Running {
     command.current_dir("/").gid(gid).uid(uid);
-    command
+    Running::start(&mut command, b"")
 }
 
+/// `qx-node`
 fn run(node: &Node, uid: u32, gid: u32, words: &[&str]) -> Said {
-    Running::start(&mut command(node, uid, gid, words), b"").end()
+    begin(node.command(words), uid, gid).end()
+}
+
+/// Python with the control socket's name.
+fn python(node: &Node, uid: u32, script: &str) -> Running {
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).arg(node.control());
+    begin(command, uid, 1)
 }
 
 #[track_caller]
@@ -148,10 +155,7 @@ for one in reversed(all):
     try: told += b'BUSY' in one.recv(1000)
     except TimeoutError: break
 print(told)";
-    let mut command = Command::new("python3");
-    command.args(["-c", script]).arg(node.control());
-    command.current_dir("/").gid(1).uid(4001);
-    let held = Running::start(&mut command, b"");
+    let held = python(&node, 4001, script);
     assert_eq!(held.end().fine(), "6\n");
     node.run(&["vms"]).fine();
 }
@@ -167,12 +171,7 @@ while True:
     one = socket.socket(socket.AF_UNIX)
     try: one.connect(sys.argv[1])
     except OSError: pass";
-    let flood = || {
-        let mut command = Command::new("python3");
-        command.args(["-c", script]).arg(node.control());
-        command.current_dir("/").gid(1).uid(4010);
-        Running::start(&mut command, b"")
-    };
+    let flood = || python(&node, 4010, script);
     let _floods = [flood(), flood(), flood()];
     until_so("a refusal", || {
         let audit = fs::read_to_string(dir.join("audit")).unwrap_or_default();
