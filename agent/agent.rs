@@ -1,17 +1,17 @@
 //! The actor: it joins the port, the guest's side of the protocol, the jobs and telemetry in one
 //! loop that sleeps until something happens.
 
+mod reports;
+mod requests;
+
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use quantix::error::{Code, Failure};
 use quantix::guest::{Event, Guest, Identity, Moment};
-use quantix::ids::MessageId;
 use quantix::loss::GOODBYE;
-use quantix::message::{Body, agent};
+use quantix::message::agent;
 use quantix::rt::log::{DropLog, Log};
 use quantix::rt::notify::Notify;
 use quantix::rt::signal::{Signal, Signals};
@@ -19,15 +19,17 @@ use quantix::rt::sys::{netlink::Listener, process};
 use quantix::rt::{clock, random};
 use quantix::time::{Time, earliest};
 
+use crate::audit::Audit;
 use crate::changes::Changes;
 use crate::cli::Options;
 use crate::config::{self, Config};
 use crate::disks::Disks;
-use crate::freeze::{self, Freezing};
+use crate::freeze::Freezing;
 use crate::job::Jobs;
 use crate::links::Links;
 use crate::ops::setup;
 use crate::orphan::Orphan;
+use crate::policy::Judge;
 use crate::port::{Moved, Opened, Port};
 use crate::power::Power;
 use crate::telemetry::{Sampler, os};
@@ -85,8 +87,11 @@ const READS_A_TURN: usize = 64;
 pub struct Agent {
     poll: Poll,
     log: Log,
+    audit: Audit,
     options: Options,
     config: Config,
+    /// What the host may ask.
+    judge: Judge,
     port: Port,
     uevents: Option<Listener>,
     signals: [Signals; 3],
@@ -132,10 +137,7 @@ impl Agent {
             let fd = uevents.as_raw_fd();
             registry.register(&mut SourceFd(&fd), UEVENTS, Interest::READABLE)?;
         }
-        let (config, faults) = load(&options).map_err(|e| {
-            let path = config_path(&options);
-            io::Error::other(Failure::system("read", &path.to_string_lossy(), &e).message)
-        })?;
+        let (config, faults) = config::load(options.config.as_deref()).map_err(io::Error::other)?;
         let mut log = Log::new("quantix-kvm-agent", options.log.clone(), config.log_level);
         for fault in faults {
             log.warning(format_args!("configuration: {fault}"));
@@ -161,7 +163,9 @@ impl Agent {
             jobs: Jobs::new(FIRST_JOB, &options.run_dir),
             freezing,
             power: Power::new(&options.run_dir),
+            audit: Audit::new(options.log.clone()),
             options,
+            judge: Judge::new(config.policy.clone()),
             config,
             uevents,
             signals,
@@ -385,12 +389,16 @@ impl Agent {
                 Event::Opened => self.on_opened(now),
                 Event::Ended(why) => {
                     self.log.info(format_args!("session ended: {why}"));
+                    self.audit.session_over();
                     self.jobs.on_session_over(now);
                     self.freezing.on_session_over(now);
                     self.report_at = None;
                     self.changes.close(self.poll.registry());
                 }
-                Event::Request(id, body) => self.on_request(now, id, &body),
+                Event::Request(id, body, caller) => {
+                    self.on_request(now, &id, body, caller.as_ref());
+                }
+                Event::Answered(id, outcome) => self.audit.ended(&id, outcome),
                 Event::Chunk(id, chunk) => {
                     self.jobs.on_chunk(now, &id, &chunk);
                     self.guest.recycle(chunk);
@@ -418,115 +426,6 @@ impl Agent {
         self.schedule_reports(now);
     }
 
-    fn on_request(&mut self, now: Time, id: MessageId, body: &Body) {
-        let registry = self.poll.registry();
-        let freezing = &mut self.freezing;
-        let started = match body {
-            Body::Freeze(request) => freezing.freeze(now, id.clone(), request, registry),
-            Body::Thaw(request) => freezing.thaw(now, id.clone(), request, registry),
-            Body::GetFreezeStatus(_) => {
-                let report = freezing.report(now);
-                return self.guest.answer(&id, Body::FreezeStatus(report));
-            }
-            _ if freezing.is_active() && !freeze::may_pass(body) => Err(freezing.refusal(now)),
-            Body::Shutdown(request) => match self.power.request(request) {
-                Ok(accepted) => {
-                    return self.guest.answer(&id, Body::ShutdownResponse(accepted));
-                }
-                Err(failure) => Err(failure),
-            },
-            _ => self.jobs.start(now, id.clone(), body, registry),
-        };
-        self.log.hold(self.freezing.is_active());
-        if let Err(failure) = started {
-            if failure.code == Code::Internal {
-                self.log.error(format_args!("request refused: {failure}"));
-            }
-            self.guest.refuse(&id, &failure);
-        }
-    }
-
-    /// The first report of a session goes out at once.
-    fn schedule_reports(&mut self, now: Time) {
-        let wanted = !self.interval().is_zero() && self.guest.is_open();
-        self.report_at = wanted.then_some(now);
-    }
-
-    fn begin_report(&mut self, now: Time) {
-        self.report_at = Some(now + self.interval());
-        self.reporting = true;
-        self.links.begin(now, self.poll.registry());
-        // What is frozen is not asked; process 1 may wait for it.
-        if !self.freezing.is_active() {
-            self.orphan.begin(now, self.poll.registry());
-            self.disks.begin(now, self.poll.registry());
-        }
-        self.report();
-    }
-
-    fn on_links(&mut self, now: Time) {
-        if self.links.on_ready(now, self.poll.registry()) {
-            self.announce_changes();
-            self.report();
-        }
-    }
-
-    fn on_disks(&mut self) {
-        if self.disks.on_ready() {
-            self.report();
-        }
-    }
-
-    /// Sends the report that is due, if all that it waits for is there.
-    fn report(&mut self) {
-        if !self.reporting || self.disks.is_pending() || self.links.is_pending() {
-            return;
-        }
-        self.reporting = false;
-        self.announce_changes();
-        let mut telemetry = self.sampler.sample();
-        telemetry
-            .interfaces
-            .clone_from(&self.links.known().interfaces);
-        (telemetry.disks, telemetry.stuck_mounts) = self.disks.results();
-        telemetry.init_hangs = self.orphan.is_left(clock::now()) && !self.freezing.is_active();
-        telemetry.coalesced = self.guest.coalesced();
-        self.guest.report(telemetry);
-    }
-
-    /// File systems have become frozen, or are not any more.
-    fn on_frozen(&mut self, now: Time) {
-        let report = self.freezing.report(now);
-        match (self.freezing.is_active(), &*report.error) {
-            (true, _) => self.log.info(format_args!("file systems are frozen")),
-            (false, "") => self.log.info(format_args!("file systems are thawed")),
-            (false, why) => self
-                .log
-                .warning(format_args!("file systems are thawed: {why}")),
-        }
-        self.log.hold(self.freezing.is_active());
-        self.announce_changes();
-    }
-
-    fn announce_changes(&mut self) {
-        if self.refresh_ready() {
-            self.guest.announce(self.ready.clone());
-        }
-    }
-
-    /// Looks again at what may have changed. What os-release says does not, and is on a disk.
-    fn refresh_ready(&mut self) -> bool {
-        let mut now = self.ready.clone();
-        now.hostname = os::hostname();
-        now.frozen = self.freezing.is_active();
-        let links = self.links.known();
-        now.ip_addresses.clone_from(&links.addresses);
-        now.primary_address.clone_from(&links.primary);
-        let changed = now != self.ready;
-        self.ready = now;
-        changed
-    }
-
     fn on_uevents(&mut self) {
         if self.uevents.as_mut().is_some_and(Listener::drain) {
             self.port.handle_device_event();
@@ -541,32 +440,28 @@ impl Agent {
     }
 
     fn reload(&mut self) {
-        match load(&self.options) {
+        match config::load(self.options.config.as_deref()) {
             Ok((config, faults)) => {
                 for fault in faults {
                     self.log.warning(format_args!("configuration: {fault}"));
+                }
+                let policy = &config.policy;
+                match &policy.fault {
+                    Some(_) => self.log.error(format_args!(
+                        "configuration: what is allowed is as it was before"
+                    )),
+                    // What was asked so far counts no more.
+                    None => self.judge = Judge::new(policy.clone()),
                 }
                 self.config = config;
                 self.log.set_level(self.config.log_level);
                 self.log.info(format_args!("configuration read again"));
                 self.schedule_reports(clock::now());
             }
-            Err(error) => {
-                let why = Failure::system(
-                    "read",
-                    &config_path(&self.options).to_string_lossy(),
-                    &error,
-                );
-                self.log
-                    .error(format_args!("configuration kept as it was: {why}"));
-            }
+            Err(why) => self
+                .log
+                .error(format_args!("configuration kept as it was: {why}")),
         }
-    }
-
-    fn interval(&self) -> Duration {
-        self.options
-            .telemetry_interval
-            .unwrap_or(self.config.telemetry_interval)
     }
 
     /// Tells the host and ends what is waited for, but for commands; when that is gone the agent ends.
@@ -579,21 +474,5 @@ impl Agent {
         self.guest.close(GOODBYE);
         self.act(now);
         self.write(now);
-    }
-}
-
-fn config_path(options: &Options) -> PathBuf {
-    let default = || PathBuf::from(config::PATH);
-    options.config.clone().unwrap_or_else(default)
-}
-
-/// The configuration, and what is wrong in it. Without `--config` the file need not exist.
-fn load(options: &Options) -> io::Result<(Config, Vec<String>)> {
-    match config::read(&config_path(options)) {
-        Err(e) if options.config.is_none() && e.kind() == io::ErrorKind::NotFound => {
-            Ok((Config::default(), Vec::new()))
-        }
-        Err(e) if options.config.is_none() => Ok((Config::default(), vec![e.to_string()])),
-        read => read,
     }
 }

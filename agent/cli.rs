@@ -13,6 +13,8 @@ use crate::config;
 pub enum Command {
     Run(Options),
     Doctor(Doctor),
+    /// Explains the configuration.
+    Check(Options),
     Help,
     Version,
 }
@@ -29,6 +31,8 @@ pub struct Options {
     /// For what does not outlive a boot: the commands that are kept.
     pub run_dir: PathBuf,
     pub log: Target,
+    /// Only says what the configuration comes to.
+    pub check: bool,
 }
 
 /// What to look into, and how to say it.
@@ -132,6 +136,15 @@ pub const OPTIONS: &[Opt<Options>] = &[
         "where log lines go (default: syslog)",
         |options, parser| {
             options.log = parser.value()?.parse_with(target)?;
+            Ok(None)
+        },
+    ),
+    flag(
+        "check-config",
+        None,
+        "say what the configuration comes to, and end",
+        |options, _| {
+            options.check = true;
             Ok(None)
         },
     ),
@@ -243,9 +256,14 @@ fn parse_from(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
         telemetry_interval: None,
         run_dir: PathBuf::from(RUN_DIR),
         log: Target::Syslog,
+        check: false,
     };
     let other = read(OPTIONS, &mut options, &mut parser)?;
-    Ok(other.unwrap_or(Command::Run(options)))
+    Ok(match other {
+        Some(other) => other,
+        None if options.check => Command::Check(options),
+        None => Command::Run(options),
+    })
 }
 
 fn read<T>(
@@ -332,6 +350,10 @@ mod tests {
         assert_eq!(options.telemetry_interval, Some(Duration::from_secs(7)));
         assert_eq!(options.run_dir, PathBuf::from("d"));
         assert_eq!(options.log, Target::Stderr);
+        let Ok(Command::Check(options)) = read_words(&["--check-config", "--config=b"]) else {
+            panic!("it does not check");
+        };
+        assert_eq!(options.config, Some("b".into()));
         let words = ["doctor", "--json", "--port=a", "--config=b"];
         let Ok(Command::Doctor(doctor)) = read_words(&words) else {
             panic!("it does not examine");

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod audit;
 mod changes;
 mod cli;
 mod config;
@@ -18,6 +19,7 @@ mod names;
 mod network;
 mod ops;
 mod orphan;
+mod policy;
 mod port;
 mod power;
 mod probe;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
                 failed => failed,
             };
         }
+        Ok(cli::Command::Check(options)) => return check(&options),
         Ok(cli::Command::Help) => return print(&cli::help()),
         Ok(cli::Command::Version) => {
             let (version, revision) = (quantix::VERSION, quantix::REVISION);
@@ -50,6 +53,18 @@ fn main() -> ExitCode {
     quantix::rt::sys::process::become_prompt();
     match agent::Agent::new(options).and_then(agent::Agent::run) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, &error.to_string()),
+    }
+}
+
+/// `--check-config`.
+fn check(options: &cli::Options) -> ExitCode {
+    match policy::explain::check(options.config.as_deref()) {
+        Ok((text, true)) => print(&text),
+        Ok((text, false)) => {
+            print(&text);
+            ExitCode::FAILURE
+        }
         Err(error) => fail(1, &error.to_string()),
     }
 }

@@ -4,32 +4,10 @@
 //! behind it for the VMs whose names match. root, and who runs the daemon, may do all. Whoever is not named may
 //! nothing.
 
+use quantix::action::{Role, cut};
 use quantix::error::{Code, Failure};
+use quantix::message::agent;
 use quantix::rt::users::Databases;
-
-/// What somebody may do to a VM; each has the ones before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// See it, and what it reports of itself.
-    View,
-    /// Change its state: freeze, shut down, set its clock, restart a service.
-    Operate,
-    /// What root may in it.
-    Admin,
-}
-
-impl Role {
-    pub const ALL: [Self; 3] = [Self::View, Self::Operate, Self::Admin];
-
-    /// Its key in node.conf.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::View => "view",
-            Self::Operate => "operate",
-            Self::Admin => "admin",
-        }
-    }
-}
 
 /// One at the other end of the control socket, as it was when it connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +31,14 @@ impl Caller {
             user,
             groups: Vec::new(),
             is_owner: true,
+        }
+    }
+
+    /// As the guest is told of it.
+    pub fn to_wire(&self) -> agent::Caller {
+        agent::Caller {
+            uid: self.uid,
+            user: cut(&self.user, MAX_USER).to_owned(),
         }
     }
 
@@ -84,6 +70,9 @@ impl Caller {
         }
     }
 }
+
+/// Bytes of a name that a guest is told.
+const MAX_USER: usize = 64;
 
 /// Who has which role.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,12 +9,13 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use quantix::action::Role;
 use quantix::error::Failure;
 use quantix::rt::conf;
 use quantix::rt::log::{Level, Target};
 use quantix::rt::users::Texts;
 
-use crate::access::{Access, Role};
+use crate::access::Access;
 use crate::daemon::TimeSync;
 
 /// Where the file is looked for without `--config`.
@@ -196,7 +197,7 @@ impl Source {
         match std::fs::read(self.path()) {
             Ok(text) => {
                 let text = String::from_utf8_lossy(&text);
-                let found = conf::parse(&text, |key, value| config.set(key, value));
+                let found = conf::parse(&text, |line| config.set(line.key, line.value));
                 let path = self.path().display();
                 faults.extend(found.into_iter().map(|why| format!("{path}: {why}")));
             }
@@ -237,7 +238,7 @@ mod tests {
         let mut config = Config::default();
         let text = "# comment\nmetrics = 127.0.0.1:9912 # here\nwatchdog=maybe\nlog = /var/log/quantix-node.log\n\
             colour = red\nnonsense\ntextfile = here.prom\n";
-        let faults = conf::parse(text, |key, value| config.set(key, value));
+        let faults = conf::parse(text, |line| config.set(line.key, line.value));
         assert_eq!(config.metrics, Some("127.0.0.1:9912".parse().unwrap()));
         assert_eq!(config.log, Target::File("/var/log/quantix-node.log".into()));
         assert_eq!((config.watchdog, &config.textfile), (false, &None));
@@ -264,7 +265,7 @@ mod tests {
             config.set(key, value).unwrap();
         }
         let mut again = Config::default();
-        let faults = conf::parse(&config.text(), |key, value| again.set(key, value));
+        let faults = conf::parse(&config.text(), |line| again.set(line.key, line.value));
         assert_eq!(faults, Vec::<String>::new());
         assert_eq!(again, config);
         assert_eq!(Config::default().text().lines().count(), KEYS.len());

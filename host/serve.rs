@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use mio::net::UnixListener;
 use quantix::error::Failure;
-use quantix::rt::log::{Log, Rate};
+use quantix::rate::Rate;
+use quantix::rt::log::Log;
 use quantix::rt::sys::{fd, process};
 
 use crate::config::{self, Config};

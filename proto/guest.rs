@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use crate::action::Outcome;
 use crate::chunk::{Chunk, Packed};
 use crate::endpoint::{Counters, Endpoint, Incoming};
 use crate::error::{Code, Failure};
@@ -47,8 +48,10 @@ pub enum Event {
     Opened,
     /// The session is over: end what was begun for it.
     Ended(&'static str),
-    /// Do this, and answer it exactly once.
-    Request(MessageId, Body),
+    /// Do this, on behalf of whoever the host names, and answer it exactly once.
+    Request(MessageId, Body, Option<agent::Caller>),
+    /// The request has its answer, which says this.
+    Answered(MessageId, Outcome),
     /// A chunk of a stream of this request.
     Chunk(MessageId, Chunk),
     /// How much of the request's stream the host will take.
@@ -250,6 +253,7 @@ impl Guest {
 
     /// The final answer to a request.
     pub fn answer(&mut self, id: &MessageId, body: Body) {
+        let outcome = Outcome::of(&body);
         let body = match encode(&message(id.as_str(), body)) {
             Ok(body) => body,
             Err(size) => {
@@ -257,8 +261,12 @@ impl Guest {
                 return self.refuse(id, &Failure::new(Code::TooLarge, why));
             }
         };
-        if self.is_open() && self.endpoint.outbox().push_final(id, body).is_err() {
-            self.end("the host asks and does not read");
+        if !self.is_open() {
+            return;
+        }
+        match self.endpoint.outbox().push_final(id, body) {
+            Ok(()) => self.events.push_back(Event::Answered(id.clone(), outcome)),
+            Err(_) => self.end("the host asks and does not read"),
         }
     }
 
@@ -402,12 +410,13 @@ impl Guest {
         let Some(id) = MessageId::parse(&message.message_id) else {
             return self.end("a message had no usable id");
         };
+        let caller = message.caller;
         self.events.push_back(match body {
             Body::Cancel(_) => Event::Cancel(id),
             Body::StreamChunk(chunk) => Event::Chunk(id, chunk.into()),
             Body::Credit(credit) => Event::Credit(id, credit.stream(), credit.bytes),
             told @ (Body::Signal(_) | Body::Resize(_)) => Event::Told(id, told),
-            request => Event::Request(id, request),
+            request => Event::Request(id, request, caller),
         });
     }
 

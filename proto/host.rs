@@ -25,6 +25,10 @@ use crate::window::Side;
 
 /// What the caller has to act on.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "an event is moved once or twice; a box would be allocated for each message"
+)]
 pub enum Event {
     /// Connect to the VM's socket; then call `handle_connected` or `handle_connect_failed`.
     Connect,

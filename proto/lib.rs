@@ -9,6 +9,7 @@
 //! what is in flight, [`outbox`] decides what is sent next, [`endpoint`] joins the three for one
 //! side of a session, and [`guest`] and [`host`] hold the rules of either side.
 
+pub mod action;
 pub mod archive;
 pub mod chunk;
 pub mod credit;
@@ -26,6 +27,7 @@ pub mod outbox;
 pub mod pace;
 pub mod pings;
 pub mod probe;
+pub mod rate;
 pub mod time;
 pub mod window;
 

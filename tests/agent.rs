@@ -17,6 +17,8 @@ mod fairness;
 mod files;
 // What a host must not send.
 mod frames;
+// What the guest forbids, and its record of what was asked.
+mod policy;
 // What an old kernel lacks.
 mod kernels;
 // Trees: what a host may send, and that nothing gets out of its target.

@@ -191,11 +191,12 @@ impl TestGuest {
                     self.events.push("opened");
                     self.guest.announce(messages::agent_ready());
                 }
-                guest::Event::Request(id, Body::Execute(_)) => {
+                guest::Event::Request(id, Body::Execute(_), _) => {
                     self.events.push("execute");
                     let answer = Body::ExecuteResponse(messages::execute_response());
                     self.guest.answer(&id, answer);
                 }
+                guest::Event::Answered(..) => {}
                 other => panic!("{other:?}"),
             }
         }

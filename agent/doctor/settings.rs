@@ -17,7 +17,17 @@ pub fn check(guest: &mut Guest) -> Check {
     let path = given.clone().unwrap_or_else(default);
     let shown = path.display();
     match config::read(&path) {
-        Ok((_, faults)) => match faults.first() {
+        Ok((config, faults)) => match faults.first() {
+            Some(fault) if config.policy.fault.is_some() => found(
+                NAME,
+                Status::Fail,
+                format_args!(
+                    "{shown}: {} faults; only Ping and telemetry are allowed",
+                    faults.len()
+                ),
+                format_args!("{}", config.policy.fault.as_ref().unwrap_or(fault)),
+                format_args!("mend {shown}, then see --check-config"),
+            ),
             None => fine(NAME, format_args!("{shown} is in order")),
             Some(fault) => found(
                 NAME,

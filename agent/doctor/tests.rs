@@ -297,8 +297,16 @@ fn a_configuration_is_absent_wrong_or_not_to_be_read() {
     guest.finds("config", Ok, "defaults");
     guest.file("etc/quantix-kvm/agent.conf", "log_level = info\n");
     guest.finds("config", Ok, "in order");
-    guest.file("etc/quantix-kvm/agent.conf", "\nlog_level = loud\nx = 1\n");
+    guest.file(
+        "etc/quantix-kvm/agent.conf",
+        "\nlog_level = loud\ntelemetry_interval = x\n",
+    );
     guest.finds("config", Warn, "line 2: log_level = loud: takes");
+    guest.file(
+        "etc/quantix-kvm/agent.conf",
+        "\nlog_level = loud\nalow = none\n",
+    );
+    guest.finds("config", Fail, "line 3: alow = none: unknown key");
     guest.remove("etc/quantix-kvm/agent.conf");
     guest.file("etc/quantix-kvm/agent.conf/directory", "");
     guest.finds("config", Fail, "Is a directory");

@@ -44,6 +44,7 @@ use quantix::rt::sys::process::{self, Ended, Pid, Signal};
 use quantix::time::{Time, earliest};
 
 use crate::ops;
+use crate::policy::Policy;
 
 /// Jobs at once. Each may hold an answer of a frame or a stream's window in memory.
 pub const MAX_JOBS: usize = 32;
@@ -141,7 +142,7 @@ impl Jobs {
         }
     }
 
-    /// Starts the child for a request.
+    /// Starts the child for a request that the policy allows, but for its paths.
     ///
     /// # Errors
     /// What the request is to be answered with instead.
@@ -150,6 +151,7 @@ impl Jobs {
         now: Time,
         id: MessageId,
         request: &Body,
+        policy: &Policy,
         registry: &Registry,
     ) -> Result<(), Failure> {
         if self.slots.iter().flatten().any(|job| job.id == id) {
@@ -179,7 +181,7 @@ impl Jobs {
                 (pid, Work::Exec(Box::new(exec)))
             }
             Body::ReadFile(request) => {
-                let (pid, worker) = read::start(request, share, registry, &token)?;
+                let (pid, worker) = read::start(request, policy, share, registry, &token)?;
                 (pid, Work::Outgoing(worker))
             }
             Body::AttachJob(request) => {
@@ -195,15 +197,15 @@ impl Jobs {
                 (pid, Work::Ask(worker))
             }
             Body::WriteFile(request) => {
-                let (pid, worker) = write::start(request, share, registry, &token)?;
+                let (pid, worker) = write::start(request, &policy.writes, share, registry, &token)?;
                 (pid, Work::Incoming(worker))
             }
             Body::ReadTree(request) => {
-                let (pid, worker) = tree::read(request, share, registry, &token)?;
+                let (pid, worker) = tree::read(request, &policy.reads, share, registry, &token)?;
                 (pid, Work::Outgoing(worker))
             }
             Body::WriteTree(request) => {
-                let (pid, worker) = tree::write(request, share, registry, &token)?;
+                let (pid, worker) = tree::write(request, &policy.writes, share, registry, &token)?;
                 (pid, Work::Incoming(worker))
             }
             _ => {

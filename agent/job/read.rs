@@ -4,6 +4,7 @@
 use std::fs::{Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
 
 use mio::{Registry, Token};
 use quantix::error::{Code, Failure};
@@ -15,26 +16,37 @@ use quantix::rt::tree::pack::kind_name;
 
 use super::bulk::{Filler, Outgoing};
 use super::write::resolve;
+use crate::policy::Policy;
 
 /// Starts reading the file.
 pub fn start(
     request: &agent::ReadFile,
+    policy: &Policy,
     slots: usize,
     registry: &Registry,
     token: &dyn Fn(usize) -> Token,
 ) -> Result<(Pid, Outgoing), Failure> {
     Outgoing::start(&request.path, slots, registry, token, &|data| {
-        read_file(request, data)
+        read_file(request, policy, data)
     })
 }
 
 /// In the child.
-fn read_file(request: &agent::ReadFile, mut data: Filler) -> Result<AgentMessage, Failure> {
+fn read_file(
+    request: &agent::ReadFile,
+    policy: &Policy,
+    mut data: Filler,
+) -> Result<AgentMessage, Failure> {
     let path = &request.path;
     let system = |doing| move |e: io::Error| Failure::system(doing, path, &e);
+    let asked = Path::new(path);
     let place = match request.partial {
-        true => partial(&resolve(path, &request.name)?.0),
-        false => path.into(),
+        true => {
+            policy.writes.judge_path(asked)?;
+            let partial = partial(&resolve(path, &request.name)?.0);
+            policy.writes.hold_name(asked, &partial)?
+        }
+        false => policy.reads.hold(asked)?,
     };
     // Without O_NONBLOCK the open of a FIFO would wait for a writer.
     let wait = if request.special { 0 } else { libc::O_NONBLOCK };
@@ -42,7 +54,7 @@ fn read_file(request: &agent::ReadFile, mut data: Filler) -> Result<AgentMessage
     let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(wait | follow | libc::O_NOCTTY)
-        .open(place)
+        .open(&place.path)
         .map_err(system("open"))?;
     let meta = file.metadata().map_err(system("stat"))?;
     if !meta.is_file() && (!request.special || meta.is_dir()) {

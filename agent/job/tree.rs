@@ -2,6 +2,7 @@
 //! on as it passes a file's bytes.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -13,10 +14,11 @@ use quantix::message::agent::TreeKind;
 use quantix::message::{AgentMessage, Body, agent, message};
 use quantix::rt::sys::process::{self, Pid};
 use quantix::rt::sys::slots::{Consumer, Taken};
-use quantix::rt::tree::pack::{pack, size_of};
+use quantix::rt::tree::pack::{Judge, pack, size_of};
 use quantix::rt::tree::unpack::{Order, Unpack};
 
 use super::bulk::{Filler, Incoming, Outgoing};
+use crate::policy::paths::Paths;
 
 /// Bytes that a response has to say of entries that could not be made; the rest is counted.
 const MAX_LINES: usize = 8 * 1024;
@@ -24,31 +26,40 @@ const MAX_LINES: usize = 8 * 1024;
 /// Starts sending a tree.
 pub fn read(
     request: &agent::Tree,
+    reads: &Paths,
     slots: usize,
     registry: &Registry,
     token: &dyn Fn(usize) -> Token,
 ) -> Result<(Pid, Outgoing), Failure> {
     let what = &String::from_utf8_lossy(&request.path);
     Outgoing::start(what, slots, registry, token, &|data| {
-        read_tree(request, data).map_err(|e| Failure::system("send", what, &e))
+        let path = Path::new(OsStr::from_bytes(&request.path));
+        // Before anything of it is measured.
+        reads.judge_path(path)?;
+        let judge = |root: &File| {
+            let judged = reads.judge(path, root, Path::new(""));
+            judged.map_err(|failure| io::Error::other(failure.message))
+        };
+        read_tree(request, &judge, data).map_err(|e| Failure::system("send", what, &e))
     })
 }
 
 /// Starts making a tree.
 pub fn write(
     request: &agent::Tree,
+    writes: &Paths,
     slots: usize,
     registry: &Registry,
     token: &dyn Fn(usize) -> Token,
 ) -> Result<(Pid, Incoming), Failure> {
     let what = &String::from_utf8_lossy(&request.path);
     Incoming::start(what, slots, registry, token, &|feed| {
-        write_tree(request, feed)
+        write_tree(request, writes, feed)
     })
 }
 
 /// In the child.
-fn read_tree(request: &agent::Tree, mut out: Filler) -> io::Result<AgentMessage> {
+fn read_tree(request: &agent::Tree, judge: &Judge, mut out: Filler) -> io::Result<AgentMessage> {
     let mut answer = agent::TreeResponse::default();
     let mut bytes = Vec::new();
     let mut emit = |record: agent::TreeRecord| {
@@ -70,14 +81,20 @@ fn read_tree(request: &agent::Tree, mut out: Filler) -> io::Result<AgentMessage>
     if request.measure {
         emit(archive::total(size_of(path)))?;
     }
-    pack(path, request.recursive, &mut emit)?;
+    pack(path, request.recursive, judge, &mut emit)?;
     emit(archive::end())?;
     out.flush()?;
     Ok(message("", Body::ReadTreeResponse(answer)))
 }
 
 /// In the child.
-fn write_tree(request: &agent::Tree, mut feed: Consumer) -> Result<AgentMessage, Failure> {
+fn write_tree(
+    request: &agent::Tree,
+    writes: &Paths,
+    mut feed: Consumer,
+) -> Result<AgentMessage, Failure> {
+    let target = Path::new(OsStr::from_bytes(&request.path));
+    writes.judge_path(target)?;
     process::set_umask(0o022);
     let mut answer = agent::TreeResponse::default();
     let mut said = 0;
@@ -89,13 +106,15 @@ fn write_tree(request: &agent::Tree, mut feed: Consumer) -> Result<AgentMessage,
         }
     };
     let order = Order {
-        target: OsStr::from_bytes(&request.path).into(),
+        target: target.to_owned(),
         into: request.into,
         root: None,
         preserve: request.preserve,
         parents: request.create_parents,
     };
     let mut unpack = Unpack::new(order, &mut report)?;
+    let (base, name) = unpack.base();
+    writes.judge(target, base, Path::new(OsStr::from_bytes(name)))?;
     let mut decoder = Decoder::default();
     // A host that has left leaves an archive without its end, which is told apart there.
     while let Ok(Taken::Slot(slot)) = feed.wait() {

@@ -18,28 +18,36 @@ use quantix::rt::sys::process::{self, Pid};
 use quantix::rt::sys::slots::{Consumer, Taken};
 
 use super::bulk::Incoming;
+use crate::policy::paths::Paths;
 
 /// Starts writing the file. The request's own bytes are the first of it.
 pub fn start(
     request: &agent::WriteFile,
+    writes: &Paths,
     slots: usize,
     registry: &Registry,
     token: &dyn Fn(usize) -> Token,
 ) -> Result<(Pid, Incoming), Failure> {
     let (pid, mut job) = Incoming::start(&request.path, slots, registry, token, &|feed| {
-        write_file(request, feed)
+        write_file(request, writes, feed)
     })?;
     job.begin(&request.data, request.eof);
     Ok((pid, job))
 }
 
 /// In the child.
-fn write_file(request: &agent::WriteFile, mut feed: Consumer) -> Result<AgentMessage, Failure> {
+fn write_file(
+    request: &agent::WriteFile,
+    writes: &Paths,
+    mut feed: Consumer,
+) -> Result<AgentMessage, Failure> {
     let system = |doing| {
         let path = &request.path;
         move |e: io::Error| Failure::system(doing, path, &e)
     };
     process::set_umask(0o022);
+    let asked = Path::new(&request.path);
+    writes.judge_path(asked)?;
     let (path, before) = resolve(&request.path, &request.name)?;
     if request.create_parents {
         fs::DirBuilder::new()
@@ -48,7 +56,9 @@ fn write_file(request: &agent::WriteFile, mut feed: Consumer) -> Result<AgentMes
             .create(parent(&path))
             .map_err(system("create the directories of"))?;
     }
-    let mut target = Target::open(&path, before.as_ref(), request).map_err(system("write"))?;
+    let place = writes.hold_name(asked, &path)?;
+    let mut target =
+        Target::open(&place.path, before.as_ref(), request).map_err(system("write"))?;
     let written = receive(&mut feed, &mut target).map_err(system("write"))?;
     let Some(bytes_written) = written else {
         return Err(Failure::new(
@@ -143,7 +153,12 @@ impl Target {
             return Ok(Self::Fresh(new));
         }
         if before.is_some() {
-            io::copy(&mut File::open(path)?, new.file())?;
+            let mut options = File::options();
+            let mut old = options
+                .read(true)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(path)?;
+            io::copy(&mut old, new.file())?;
         }
         if !request.append {
             new.file().seek(SeekFrom::Start(request.offset))?;
@@ -187,7 +202,7 @@ fn in_place(path: &Path, request: &agent::WriteFile) -> io::Result<Target> {
         .write(true)
         .append(request.append)
         .truncate(kind.is_file() && !request.append && request.offset == 0)
-        .custom_flags(libc::O_NOCTTY)
+        .custom_flags(libc::O_NOCTTY | libc::O_NOFOLLOW)
         .open(path)?;
     if request.offset > 0 && !request.append {
         file.seek(SeekFrom::Start(request.offset))?;

@@ -4,12 +4,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use quantix::error::Failure;
-use quantix::message::node::node_message;
-use quantix::message::{AgentMessage, Body};
-use quantix::rt::log::{Level, Log, Rate, Target};
+use quantix::action::Action;
+use quantix::rate::Rate;
+use quantix::rt::log::{Level, Log, Share, Target};
 
-use super::actions::Action;
 use crate::access::Caller;
 
 /// Refused requests: so many at once, and another after each pause. Anybody can have them made.
@@ -20,7 +18,7 @@ const REFUSED_EVERY: Duration = Duration::from_secs(1);
 /// The log of it. A private daemon has none: it is its user's own.
 pub struct Audit {
     log: Option<Log>,
-    refused: Rate,
+    refused: Share,
 }
 
 /// What a request that has begun is called in the line of its end.
@@ -40,7 +38,7 @@ impl Audit {
     }
 
     pub fn none() -> Self {
-        let refused = Rate::new(REFUSED, REFUSED_EVERY);
+        let refused = Share::new(REFUSED, REFUSED_EVERY);
         Self { log: None, refused }
     }
 
@@ -86,35 +84,21 @@ impl Audit {
 /// Words of others stand in quotes, so that none of them passes for a word of ours.
 fn line(caller: &Caller, vm: &str, action: &Action) -> String {
     let Caller { uid, pid, user, .. } = caller;
-    let Action { word, what, .. } = action;
-    format!("uid={uid} user={user:?} pid={pid} vm={vm:?} action={word} what={what:?}")
-}
-
-/// What an answer says of the request's end.
-pub fn result(body: &node_message::Body) -> String {
-    let node_message::Body::Agent(AgentMessage {
-        body: Some(body), ..
-    }) = body
-    else {
-        return "ok".to_owned();
-    };
-    match body {
-        Body::Error(error) => Failure::from_wire(error).code.as_str().to_owned(),
-        Body::ExecuteResponse(answer) => format!("exit:{}", answer.exit_code),
-        _ => "ok".to_owned(),
-    }
+    format!("uid={uid} user={user:?} pid={pid} vm={vm:?} {action}")
 }
 
 #[cfg(test)]
 mod tests {
+    use quantix::action::{Group, Role};
+
     use super::*;
-    use crate::access::Role;
 
     #[test]
     fn no_word_of_others_passes_for_one_of_ours() {
         let caller = Caller::owner(1000, 7, "al\" uid=0".to_owned());
         let action = Action {
             role: Role::Admin,
+            group: Group::Exec,
             word: "exec",
             what: "x\" result=ok\n\u{1b}[2J".to_owned(),
             counts: true,

@@ -27,3 +27,9 @@ pub fn of(stream: &impl AsFd) -> io::Result<Caller> {
     gids.push(peer.gid);
     Ok(Caller::other(peer.uid, peer.pid, gids, listed, &known))
 }
+
+/// The daemon itself, for what it asks of its own accord.
+pub fn daemon() -> Caller {
+    let pid = i32::try_from(std::process::id()).unwrap_or(0);
+    Caller::owner(process::effective_user(), pid, "qx-node".to_owned())
+}

@@ -4,18 +4,18 @@ use std::io::{self, Write};
 
 use mio::Interest;
 use mio::net::UnixStream;
+use quantix::action::Action;
 use quantix::error::{Code, Failure};
 use quantix::message::node::{NodeMessage, node_message};
 use quantix::message::{AgentMessage, Body, message};
 use quantix::rt::log::Level;
 use quantix::time::Time;
 
-use super::actions::Action;
 use super::broker::{CallKey, ClientKey};
 use super::client::Client;
 use super::descriptors::is_short;
 use super::{
-    ACCEPT_AGAIN, ACCEPTS_A_TURN, CLIENT, Daemon, MAX_CLIENTS, MAX_OF_ONE, audit, callers, token,
+    ACCEPT_AGAIN, ACCEPTS_A_TURN, CLIENT, Daemon, MAX_CLIENTS, MAX_OF_ONE, actions, callers, token,
 };
 use crate::access::Caller;
 use crate::stream::encode;
@@ -226,7 +226,7 @@ impl Daemon {
     pub(super) fn finish(&mut self, key: CallKey, body: node_message::Body) {
         if let Some(call) = self.broker.end(key) {
             if let Some(begun) = &call.audited {
-                self.audit.ended(begun, audit::result(&body));
+                self.audit.ended(begun, actions::outcome(&body));
             }
             let name = self.vms.get(&call.vm).map(|vm| vm.name.clone());
             self.send(call.client, call.request, &name.unwrap_or_default(), body);

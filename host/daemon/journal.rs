@@ -4,6 +4,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
+use quantix::action::cut;
 use quantix::message::agent::Timestamp;
 use quantix::message::node::{Event, EventKind};
 
@@ -139,13 +140,6 @@ impl Journal {
         self.followers
             .retain(|follower, _| follower.client != client);
     }
-}
-
-/// The beginning of a text, at most so many bytes of it.
-pub fn cut(text: &str, bytes: usize) -> &str {
-    let ends = (0..=bytes.min(text.len())).rev();
-    let end = ends.into_iter().find(|at| text.is_char_boundary(*at));
-    &text[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token};
-use quantix::rt::log::{Log, Rate};
+use quantix::rt::log::{Log, Share};
 use quantix::rt::notify::Notify;
 use quantix::rt::signal::{Signal, Signals};
 use quantix::rt::sys::inotify::Watch;
@@ -157,7 +157,7 @@ pub struct Daemon {
     absent: BTreeSet<(Time, VmKey)>,
     clients: BTreeMap<ClientKey, Client>,
     /// Log lines about clients.
-    said_of_clients: Rate,
+    said_of_clients: Share,
     broker: Broker,
     deadlines: Deadlines<VmKey>,
     queues: Queues,
@@ -219,7 +219,7 @@ impl Daemon {
             names: BTreeMap::new(),
             absent: BTreeSet::new(),
             clients: BTreeMap::new(),
-            said_of_clients: Rate::new(LINES, LINE_EVERY),
+            said_of_clients: Share::new(LINES, LINE_EVERY),
             broker: Broker::new(random::number()),
             deadlines: Deadlines::new(),
             queues: Queues::new(QUEUES),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use prost::Message;
+use quantix::action::Action;
 use quantix::chunk::Packed;
 use quantix::error::{Code, Failure};
 use quantix::ids::MessageId;
@@ -11,12 +12,11 @@ use quantix::message::node::{self, NodeMessage, node_message};
 use quantix::message::{AgentMessage, Body, agent, encode};
 use quantix::time::Time;
 
-use super::actions::Action;
 use super::broker::{Call, CallKey, ClientKey, Kind, LATE, PATIENCE, Relays, VmKey};
 use super::journal::Follower;
 use super::lists::LIST_PART;
 use super::vm::Vm;
-use super::{Daemon, MAX_CLIENT_REQUESTS, history};
+use super::{Daemon, MAX_CLIENT_REQUESTS, actions, callers, history};
 
 impl Daemon {
     pub(super) fn on_request(&mut self, now: Time, client: ClientKey, request: NodeMessage) {
@@ -52,7 +52,7 @@ impl Daemon {
         if let node_message::Body::ListVms(_) = body {
             return self.list_vms(client, &request);
         }
-        let action = Action::of(body);
+        let action = actions::action(body);
         // Events of all are those of VMs that the client may see.
         if !(matches!(body, node_message::Body::GetEvents(_)) && request.vm.is_empty())
             && let Err(failure) = self.allow(client, &request.vm, &action)
@@ -241,6 +241,11 @@ impl Daemon {
         let id = self.broker.make_id();
         let mut asked = asked.clone();
         asked.message_id = id.as_str().to_owned();
+        // Whatever the client says of itself.
+        asked.caller = Some(match self.clients.get(&client) {
+            Some(client) => client.caller.to_wire(),
+            None => callers::daemon().to_wire(),
+        });
         let body = match encode(&asked) {
             Ok(body) => body,
             Err(size) => {

@@ -10,7 +10,7 @@ use quantix::error::system_text;
 use quantix::host::{Event, Host};
 use quantix::message::agent::{AgentReady, Timestamp};
 use quantix::message::{Body, node};
-use quantix::rt::log::{DropLog, Rate};
+use quantix::rt::log::{DropLog, Share};
 use quantix::rt::sys::fd::unread_by_peer;
 use quantix::rt::sys::sock_diag::inode;
 use quantix::rt::{clock, random};
@@ -63,7 +63,7 @@ pub struct Vm {
     mute: bool,
     pub drops: DropLog,
     /// Log lines about it.
-    pub said: Rate,
+    pub said: Share,
 }
 
 /// Log lines about one VM: so many at once, and another after each pause.
@@ -139,7 +139,7 @@ impl Vm {
             line: None,
             mute: false,
             drops: DropLog::default(),
-            said: Rate::new(LINES, LINE_EVERY),
+            said: Share::new(LINES, LINE_EVERY),
         }
     }
 

@@ -17,6 +17,7 @@ use super::clock;
 use super::logfile::LogFile;
 use super::sys::fd::is_writable_now;
 use crate::endpoint::Counters;
+use crate::rate::Rate;
 use crate::time::Time;
 
 /// How much a line matters. Smaller is worse; the numbers are syslog's (RFC 3164).
@@ -117,15 +118,15 @@ impl Log {
     }
 
     /// Writes a line about one of many, who may have so many lines: what it causes is not at the cost of the others.
-    pub fn about(&mut self, rate: &mut Rate, level: Level, line: fmt::Arguments) {
+    pub fn about(&mut self, share: &mut Share, level: Level, line: fmt::Arguments) {
         if level > self.level {
             return;
         }
-        if !rate.take(clock::now()) {
-            rate.dropped += 1;
+        if !share.rate.take(clock::now()) {
+            share.dropped += 1;
             return;
         }
-        match std::mem::take(&mut rate.dropped) {
+        match std::mem::take(&mut share.dropped) {
             0 => self.write(level, line),
             dropped => self.write(
                 level,
@@ -250,39 +251,20 @@ impl Log {
     }
 }
 
-/// How many lines may come at once, and how many after that.
+/// The lines that are about one of many.
 #[derive(Clone, Debug)]
-pub struct Rate {
-    burst: u32,
-    refill: Duration,
-    tokens: u32,
-    refilled: Time,
+pub struct Share {
+    rate: Rate,
     dropped: u32,
 }
 
-impl Rate {
-    /// `burst` at once, and one more after each `refill`.
-    pub fn new(burst: u32, refill: Duration) -> Self {
+impl Share {
+    /// So many lines at once, and one more after each `refill`.
+    pub const fn new(burst: u32, refill: Duration) -> Self {
         Self {
-            burst,
-            refill,
-            tokens: burst,
-            refilled: clock::now(),
+            rate: Rate::new(burst, refill),
             dropped: 0,
         }
-    }
-
-    /// Whether one more may come now.
-    fn take(&mut self, now: Time) -> bool {
-        let gained = now.since(self.refilled).as_micros() / self.refill.as_micros().max(1);
-        if gained > 0 {
-            let gained = u32::try_from(gained).unwrap_or(self.burst);
-            self.tokens = self.tokens.saturating_add(gained).min(self.burst);
-            self.refilled = now;
-        }
-        let taken = self.tokens > 0;
-        self.tokens = self.tokens.saturating_sub(1);
-        taken
     }
 }
 

@@ -74,7 +74,7 @@ fn a_port_and_a_configuration_can_be_named() {
     let dir = Dir::new();
     let config = dir.file("agent.conf", "log_level = info\ncolour = red\n");
     let (_, checks) = examine(&["--config", &config, "--port", "/no/such/port"]);
-    assert_eq!(status(&checks[7]), Status::Warn);
+    assert_eq!(status(&checks[7]), Status::Fail);
     let cause = checks[7]["cause"].as_str().unwrap();
     assert!(cause.starts_with("line 2: colour = red: "), "{cause}");
     assert_eq!(

@@ -4,6 +4,7 @@
 
 use prost::Message;
 
+use quantix::action::Outcome;
 use quantix::chunk;
 use quantix::error::Code;
 use quantix::frame::{Seal, write_frame};
@@ -183,10 +184,10 @@ impl Session {
     /// A request is answered with what it said, but for what would end the session.
     fn act(&mut self, event: &guest::Event) {
         match event {
-            guest::Event::Request(id, Body::SessionEnded(_)) => {
+            guest::Event::Request(id, Body::SessionEnded(_), _) => {
                 self.guest.answer(id, Body::Cancel(Cancel {}));
             }
-            guest::Event::Request(id, body) => self.guest.answer(id, body.clone()),
+            guest::Event::Request(id, body, _) => self.guest.answer(id, body.clone()),
             _ => {}
         }
     }
@@ -206,7 +207,7 @@ impl Session {
                 same(&found);
                 assert_eq!((stream, bytes), (sent.stream(), sent.bytes));
             }
-            (guest::Event::Request(found, request), sent) => {
+            (guest::Event::Request(found, request, _), sent) => {
                 same(&found);
                 assert_eq!(bytes_of(&request), bytes_of(&sent));
                 let answers: Vec<_> = said.about(id).collect();
@@ -335,7 +336,10 @@ impl Said {
     }
 
     fn is_refusal(&self, id: &MessageId, code: Code, events: &[guest::Event]) {
-        assert!(events.is_empty(), "{events:?}");
+        let [guest::Event::Answered(found, outcome)] = events else {
+            panic!("nothing but its refusal, not {events:?}");
+        };
+        assert_eq!((found, *outcome), (id, Outcome::Failed(code)));
         let answers: Vec<_> = self.about(id).collect();
         let [Body::Error(error)] = answers[..] else {
             panic!("one refusal, not {answers:?}");

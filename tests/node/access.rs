@@ -6,9 +6,13 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use quantix::message::node::node_message;
+use quantix::message::{AgentMessage, Body, agent, message};
+
 use super::config::{change, with_file};
+use crate::util::agent::line as shell;
 use crate::util::node::{Node, Vm};
-use crate::util::{Dir, Running, Said, is_root, until_so};
+use crate::util::{Dir, Running, Said, is_root, until, until_so};
 
 const ROLES: &str = "view = 4001\noperate = @4002\nadmin = 4003:web*\n";
 
@@ -123,6 +127,43 @@ fn each_may_do_what_its_role_has_and_no_more() {
         until_so(&format!("{words:?} in the audit"), || has(words));
     }
     assert!(!audit().contains("hardware"), "{}", audit());
+}
+
+#[test]
+fn both_audits_name_the_same_user_and_request_whatever_a_client_says() {
+    let dir = Dir::new();
+    let Some((node, vms)) = node(&dir) else {
+        return;
+    };
+    run(&node, 4003, 1, &["exec", "web1", "--", "true"]).fine();
+    let of_host = || {
+        let text = fs::read_to_string(dir.join("audit")).unwrap_or_default();
+        let line = text.lines().find(|line| line.contains("uid=4003"))?;
+        let request = line.split("request=").nth(1)?;
+        Some(request.split(' ').next()?.to_owned())
+    };
+    let request = until("the host's line", of_host);
+    let line =
+        format!("audit: uid=4003 user=\"4003\" request={request:?} action=exec what=\"true\"");
+    vms[0].agent.wait_log(&line);
+    // One that calls itself another.
+    let mut client = node.client();
+    let asked = AgentMessage {
+        caller: Some(agent::Caller {
+            uid: 4003,
+            user: "4003".to_owned(),
+        }),
+        ..message("", shell("echo forged"))
+    };
+    client.send(1, "web1", node_message::Body::Agent(asked));
+    assert!(matches!(client.next_agent(1), Body::ExecuteResponse(_)));
+    until_so("the guest's line", || {
+        let log = vms[0].agent.log();
+        let mut lines = log.lines().filter(|line| line.contains("echo forged"));
+        lines
+            .next()
+            .is_some_and(|line| line.contains("audit: uid=0 user=\"root\""))
+    });
 }
 
 #[test]

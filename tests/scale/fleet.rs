@@ -228,7 +228,7 @@ impl Vm {
                             guest.announce(ready(at));
                             guest.report(telemetry());
                         }
-                        Event::Request(id, Body::Execute(_)) => {
+                        Event::Request(id, Body::Execute(_), _) => {
                             let answer = agent::ExecuteResponse::default();
                             guest.answer(&id, Body::ExecuteResponse(answer));
                         }

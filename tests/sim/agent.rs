@@ -183,7 +183,7 @@ impl Agent {
                         self.may_write = false;
                     }
                 }
-                Event::Request(id, Body::WriteFile(write)) => {
+                Event::Request(id, Body::WriteFile(write), _) => {
                     world.note(|| format!("guest: executes {id}"));
                     let order = world.ledger.on_executed(&id, &write);
                     self.dying = self.poisoned;
@@ -213,6 +213,7 @@ impl Agent {
                         .expect("no more than all");
                     self.guest.recycle(found);
                 }
+                Event::Answered(..) => {}
                 other => panic!("the host sends no {other:?}"),
             }
         }

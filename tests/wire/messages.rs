@@ -216,10 +216,14 @@ fn commands() -> Vec<Golden> {
         sealed(
             "execute_args",
             "Host to guest: a program with arguments, environment and user, and no shell. The\n\
-             envelope has a timestamp, which nothing depends on.",
+             envelope has a timestamp, which nothing depends on, and on whose behalf it is asked.",
             3,
             AgentMessage {
                 timestamp: Some(WALL),
+                caller: Some(agent::Caller {
+                    uid: 1000,
+                    user: "alice".into(),
+                }),
                 ..message(
                     "5f0c2a9be41d7733-2",
                     Body::Execute(agent::Execute {

@@ -55,7 +55,7 @@ pub fn put(
     };
     let sent = sources
         .iter()
-        .try_for_each(|source| pack(source, how.recursive, &mut emit))
+        .try_for_each(|source| pack(source, how.recursive, &|_| Ok(()), &mut emit))
         .and_then(|()| emit(archive::end()));
     if sent.is_err() && !upload.is_over() {
         return Err(unexpected());

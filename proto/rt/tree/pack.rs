@@ -14,11 +14,14 @@ use crate::message::agent::{Timestamp, TreeKind, TreeRecord};
 /// Where records go. An error ends the walk: nobody wants the rest.
 pub type Emit<'a> = dyn FnMut(TreeRecord) -> io::Result<()> + 'a;
 
+/// Whether a source may be read, as often as it is opened: by what is open.
+pub type Judge<'a> = dyn Fn(&File) -> io::Result<()> + 'a;
+
 /// Makes records of a source; with `recursive` of all that is in it, and of a symbolic link itself.
 ///
 /// # Errors
 /// That of `emit` alone.
-pub fn pack(source: &Path, recursive: bool, emit: &mut Emit) -> io::Result<()> {
+pub fn pack(source: &Path, recursive: bool, judge: &Judge, emit: &mut Emit) -> io::Result<()> {
     let name = root_name(source.as_os_str().as_bytes());
     Walk {
         source,
@@ -28,7 +31,7 @@ pub fn pack(source: &Path, recursive: bool, emit: &mut Emit) -> io::Result<()> {
         buffer: vec![0; PIECE],
         emit,
     }
-    .run(recursive)
+    .run(recursive, judge)
 }
 
 /// Bytes in the files of a source, without holes, as far as they can be seen: what [`pack`] is about to
@@ -84,12 +87,15 @@ struct Level {
 type Reopen<'a> = dyn Fn(libc::c_int) -> io::Result<File> + 'a;
 
 impl Walk<'_, '_> {
-    fn run(mut self, recursive: bool) -> io::Result<()> {
+    fn run(mut self, recursive: bool, judge: &Judge) -> io::Result<()> {
         let follow = if recursive { libc::O_NOFOLLOW } else { 0 };
         let source = self.source;
         let open = |flags| {
             let mut options = OpenOptions::new();
-            options.read(true).custom_flags(flags | follow).open(source)
+            let options = options.read(true).custom_flags(flags | follow);
+            let file = options.open(source)?;
+            judge(&file)?;
+            Ok(file)
         };
         match open(libc::O_PATH) {
             Ok(probe) if !recursive && probe.metadata().is_ok_and(|meta| meta.is_dir()) => {

@@ -117,6 +117,12 @@ impl<'a> Unpack<'a> {
         })
     }
 
+    /// The directory that everything goes into, and the name of the one root in it; none if it has its own.
+    pub fn base(&self) -> (&File, &[u8]) {
+        let name = self.name.as_ref().map(|name| name.as_bytes());
+        (&self.base, name.unwrap_or_default())
+    }
+
     /// Acts on the next record.
     ///
     /// # Errors

@@ -115,6 +115,8 @@ impl Agent {
             match event {
                 Event::Opened => {
                     assert!(!self.is_open, "one session at a time");
+                    // Whoever is asked again inside its goodbye has idle bytes fill it: to the host that is damage.
+                    ledger.is_faulty |= first && self.continued;
                     self.is_open = true;
                     self.session += 1;
                     self.written.restart();
@@ -149,7 +151,7 @@ impl Agent {
         cancelled: &mut Vec<MessageId>,
     ) {
         match event {
-            Event::Request(id, Body::WriteFile(write)) => {
+            Event::Request(id, Body::WriteFile(write), _) => {
                 ledger.on_executed(&id, &write);
                 self.running.push(Running {
                     id,
@@ -165,7 +167,7 @@ impl Agent {
                 self.guest.recycle(chunk);
             }
             Event::Cancel(id) => cancelled.push(id),
-            Event::Credit(..) => {}
+            Event::Credit(..) | Event::Answered(..) => {}
             other => panic!("nobody sends {other:?}"),
         }
     }
@@ -191,9 +193,6 @@ impl Agent {
     }
 
     pub fn close(&mut self, ledger: &mut Ledger) {
-        // Whoever closes inside a frame and is asked again has idle bytes fill it, in place of its goodbye:
-        // to the host that is damage.
-        ledger.is_faulty |= self.continued;
         self.guest.close("the agent ends");
         self.on_events(ledger);
         assert!(!self.guest.is_open());
@@ -208,10 +207,13 @@ impl Agent {
         }
     }
 
-    pub fn answer_all(&mut self, ledger: &mut Ledger) {
+    /// False: there is nothing to answer.
+    pub fn answer_all(&mut self, ledger: &mut Ledger) -> bool {
+        let is_asked = !self.running.is_empty();
         while !self.running.is_empty() {
             self.answer(0, 10, ledger);
         }
+        is_asked
     }
 
     pub fn stream(&mut self, at: usize, size: usize) {

@@ -247,11 +247,7 @@ impl World {
             self.daemon.socket(self.now, &mut self.ledger);
         }
         // What can go on does so at once, and not when a clock brings the next Ping.
-        for _ in 0..2 {
-            self.exchange(PLENTY);
-            self.agent.answer_all(&mut self.ledger);
-        }
-        self.exchange(PLENTY);
+        while self.exchange(PLENTY) | self.agent.answer_all(&mut self.ledger) {}
         let both = self.daemon.host.is_open() && self.agent.guest.is_open();
         assert!(!both || self.ledger.is_faulty || self.ledger.pending().is_empty());
         self.settle();

@@ -1,7 +1,7 @@
 //! What one side writes, read before anything happens to it: messages and idle bytes alone, numbered
 //! by one from 1 in each session, and never two sessions mixed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use prost::Message;
 use quantix::message::{AgentMessage, Body};
@@ -13,8 +13,8 @@ pub struct Written {
     is_guest: bool,
     session: Option<u64>,
     number: u64,
-    /// The session that was opened and of which no frame was written yet.
-    next: Option<u64>,
+    /// The sessions that were opened and of which no frame was written yet: one may end before its first frame is.
+    next: VecDeque<u64>,
     former: BTreeSet<u64>,
     /// The last session was left inside a frame, which idle bytes have to fill.
     cut: bool,
@@ -28,7 +28,7 @@ impl Written {
             is_guest,
             session: None,
             number: 0,
-            next: None,
+            next: VecDeque::new(),
             former: BTreeSet::new(),
             cut: false,
             total: 0,
@@ -47,7 +47,7 @@ impl Written {
     /// The host has this session now.
     pub fn open(&mut self, session: u64) {
         assert!(self.former.insert(session), "a session is opened again");
-        self.next = Some(session);
+        self.next.push_back(session);
     }
 
     /// The guest has a session, whose Pong comes now; what it left unfinished it will not finish.
@@ -91,8 +91,9 @@ impl Written {
                 other => panic!("a frame without a seal: {other:?}"),
             };
         };
-        if self.next == Some(session) {
-            self.session = self.next.take();
+        if let Some(at) = self.next.iter().position(|next| *next == session) {
+            self.next.drain(..=at);
+            self.session = Some(session);
             self.number = 0;
         }
         assert_eq!(
