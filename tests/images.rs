@@ -368,6 +368,25 @@ fn the_module_for_selinux_compiles() {
 }
 
 #[test]
+fn one_line_leaves_ping_and_telemetry() {
+    let root = unpacked();
+    follow(
+        &recipe("allow-none"),
+        root.path(),
+        &[("image", root.path())],
+    );
+    let mut command = Command::new(root.dir.join("usr/sbin/quantix-kvm-agent"));
+    command
+        .arg("--check-config")
+        .arg("--config")
+        .arg(root.dir.join(CONF));
+    let out = command.output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    let refused = text.matches(" no   line 1: allow = none").count();
+    assert_eq!((out.status.code(), refused), (Some(0), 14), "{text}");
+}
+
+#[test]
 fn the_drop_in_goes_where_systemd_looks() {
     let root = unpacked();
     follow(
