@@ -398,7 +398,7 @@ impl Agent {
                 Event::Request(id, body, caller) => {
                     self.on_request(now, &id, body, caller.as_ref());
                 }
-                Event::Answered(id, outcome) => self.audit.ended(&id, outcome),
+                Event::Answered(id, outcome) => self.audit.ended(&id, &outcome),
                 Event::Chunk(id, chunk) => {
                     self.jobs.on_chunk(now, &id, &chunk);
                     self.guest.recycle(chunk);

@@ -4,10 +4,11 @@
 //! behind it for the VMs whose names match. root, and who runs the daemon, may do all. Whoever is not named may
 //! nothing.
 
-use quantix::action::{Role, cut};
+use quantix::action::Role;
 use quantix::error::{Code, Failure};
 use quantix::message::agent;
 use quantix::rt::users::Databases;
+use quantix::text::cut;
 
 /// One at the other end of the control socket, as it was when it connected.
 #[derive(Clone, Debug, PartialEq, Eq)]

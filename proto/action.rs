@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::error::{Code, Failure};
 use crate::message::{Body, agent};
+use crate::text::cut;
 
 /// What somebody on the host may do to a VM; each has the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,7 +128,7 @@ pub struct Action {
 }
 
 /// Bytes of `what`.
-const MAX_WHAT: usize = 1024;
+const MAX_WHAT: usize = 512;
 
 impl Action {
     fn new(role: Role, group: Group, word: &'static str, what: impl Into<String>) -> Self {
@@ -239,10 +240,40 @@ impl Action {
     }
 }
 
-/// As an audit has it. Words of others stand in quotes, so that none of them passes for a word of ours.
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "action={} what={:?}", self.word, self.what)
+/// What an audit writes down of a request, as often as there is something to say of it.
+#[derive(Clone, Debug)]
+pub struct Record {
+    who: String,
+    word: &'static str,
+    what: String,
+    request: String,
+}
+
+impl Record {
+    /// `who` is in its lines as it is. `request`: its number in the guest; empty for one that gets none.
+    pub fn new(who: String, action: &Action, request: &str) -> Self {
+        let request = match request {
+            "" => String::new(),
+            request => format!(" request={request:?}"),
+        };
+        Self {
+            who,
+            word: action.word,
+            what: action.what.clone(),
+            request,
+        }
+    }
+
+    /// Words of others stand in quotes, so that none of them passes for a word of ours, and the longest stand last,
+    /// where what a log has no room for is cut.
+    pub fn line(&self, result: &dyn fmt::Display) -> String {
+        let Self {
+            who,
+            word,
+            what,
+            request,
+        } = self;
+        format!("audit: {who} action={word}{request} result={result} what={what:?}")
     }
 }
 
@@ -297,13 +328,6 @@ fn command_line(request: &agent::Execute) -> String {
     }
 }
 
-/// The beginning of a text, at most so many bytes of it.
-pub fn cut(text: &str, bytes: usize) -> &str {
-    let ends = (0..=bytes.min(text.len())).rev();
-    let end = ends.into_iter().find(|at| text.is_char_boundary(*at));
-    &text[..end.unwrap_or(0)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,6 +373,20 @@ mod tests {
         }));
         assert!(exec.what.starts_with("as bob: echo \u{e9}"));
         assert!(exec.what.len() <= MAX_WHAT + 3 && !exec.what.contains("hush"));
+    }
+
+    #[test]
+    fn no_word_of_others_passes_for_one_of_ours_or_drives_it_out() {
+        let action = Action::of(&Body::Execute(agent::Execute {
+            command: "x\" result=ok\n\u{1b}[2J\u{202e}".to_owned(),
+            ..Default::default()
+        }));
+        let record = Record::new("uid=7".to_owned(), &action, "1\" result=ok\n");
+        let expected = "audit: uid=7 action=exec request=\"1\\\" result=ok\\n\" result=exit:3 \
+            what=\"x\\\" result=ok\\n\\u{1b}[2J\\u{202e}\"";
+        assert_eq!(record.line(&Outcome::Exited(3)), expected);
+        let refused = Record::new("uid=7".to_owned(), &action, "").line(&"DENIED");
+        assert!(refused.starts_with("audit: uid=7 action=exec result=DENIED what="));
     }
 
     #[test]

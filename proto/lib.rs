@@ -28,6 +28,7 @@ pub mod pace;
 pub mod pings;
 pub mod probe;
 pub mod rate;
+pub mod text;
 pub mod time;
 pub mod window;
 

@@ -13,8 +13,9 @@ mod clients;
 mod config;
 // A crowd: of files, of clients, of VMs where descriptors are few.
 mod crowd;
-// Guests: dead, restarted, lying.
+// Guests: dead, restarted, lying, hostile.
 mod guests;
+mod hostile;
 // What guests have reported, for people and for programs.
 mod history;
 // Commands that outlive clients, daemons and agents.

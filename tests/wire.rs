@@ -8,7 +8,7 @@
 #![cfg(test)]
 
 mod hex;
-mod messages;
+pub mod messages;
 
 use std::collections::BTreeSet;
 use std::fs;

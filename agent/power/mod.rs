@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use quantix::error::{Code, Failure, system_text};
 use quantix::message::agent::{ListUsers, PowerAction, Shutdown, ShutdownResponse};
-use quantix::rt::check::plain;
 use quantix::rt::clock;
 use quantix::rt::sys::fd::{Wait, pipe, try_lock, wait};
 use quantix::rt::sys::power::{self, End};
 use quantix::rt::sys::process::{self, Signal, Watch, set_name};
 use quantix::rt::tool::Tool;
+use quantix::text::plain;
 
 use crate::{names, ops};
 use init::Init;

@@ -1,8 +1,8 @@
 //! Text for people: aligned tables, readable units, nothing that a guest could hide in a name.
 
-/// Text of a guest: control characters are shown as `\x1b`, so that none reaches the terminal.
-pub use quantix::rt::check::plain;
 use quantix::rt::civil::Civil;
+/// Text of a guest: control characters are shown as `\x1b`, so that none reaches the terminal.
+pub use quantix::text::plain;
 
 /// Columns as wide as their widest cell, two spaces apart, no trailing space.
 pub fn table(rows: &[Vec<String>]) -> String {

@@ -4,12 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use quantix::action::Record;
 use quantix::ids::{IdMaker, MessageId};
 use quantix::message::node::NodeMessage;
 use quantix::message::{Stream, agent};
 use quantix::time::Time;
-
-use super::audit::Begun;
 
 /// A client's connection; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +31,7 @@ pub struct Call {
     pub vm: VmKey,
     pub kind: Kind,
     /// Where the audit has it.
-    pub audited: Option<Begun>,
+    pub audited: Option<Record>,
     /// When it came.
     pub begun: Time,
     /// When it fails, however alive its guest is.

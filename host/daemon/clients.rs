@@ -204,7 +204,7 @@ impl Daemon {
             self.cancel_in_guest(call);
             if let Some(call) = self.broker.end(call) {
                 if let Some(begun) = &call.audited {
-                    self.audit.ended(begun, Code::Cancelled.as_str());
+                    self.audit.ended(begun, &Code::Cancelled.as_str());
                 }
                 self.settle(now, call.vm);
             }
@@ -226,7 +226,7 @@ impl Daemon {
     pub(super) fn finish(&mut self, key: CallKey, body: node_message::Body) {
         if let Some(call) = self.broker.end(key) {
             if let Some(begun) = &call.audited {
-                self.audit.ended(begun, actions::outcome(&body));
+                self.audit.ended(begun, &actions::outcome(&body));
             }
             let name = self.vms.get(&call.vm).map(|vm| vm.name.clone());
             self.send(call.client, call.request, &name.unwrap_or_default(), body);

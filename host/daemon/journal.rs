@@ -4,9 +4,9 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
-use quantix::action::cut;
 use quantix::message::agent::Timestamp;
 use quantix::message::node::{Event, EventKind};
+use quantix::text::cut;
 
 use super::broker::ClientKey;
 use super::state::State;

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::text::{is_hidden, plain};
+
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
@@ -194,27 +196,13 @@ pub fn quoted(value: &str) -> String {
     for c in value.chars() {
         match c {
             '"' | '\\' => text.extend(['\\', c]),
-            c if c.is_control() => {
+            c if is_hidden(c) && u32::from(c) <= 0xFFFF => {
                 let _ = write!(text, "\\u{:04x}", u32::from(c));
             }
             c => text.push(c),
         }
     }
     text.push('"');
-    text
-}
-
-/// Control characters as `\x1b`, so that none reaches a terminal.
-pub fn plain(value: &str) -> String {
-    let mut text = String::with_capacity(value.len());
-    for c in value.chars() {
-        match c.is_control() {
-            true => {
-                let _ = write!(text, "\\x{:02x}", u32::from(c));
-            }
-            false => text.push(c),
-        }
-    }
     text
 }
 

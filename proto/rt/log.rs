@@ -18,6 +18,7 @@ use super::logfile::LogFile;
 use super::sys::fd::is_writable_now;
 use crate::endpoint::Counters;
 use crate::rate::Rate;
+use crate::text::push_plain;
 use crate::time::Time;
 
 /// How much a line matters. Smaller is worse; the numbers are syslog's (RFC 3164).
@@ -316,7 +317,7 @@ fn connect(name: &str) -> Option<Logger<LoggerBackend, Formatter3164>> {
     Some(Logger::new(LoggerBackend::Unix(socket), formatter))
 }
 
-/// Cuts a line to its bound and shows control characters as `\x1b`: names come from guests.
+/// Cuts a line to its bound and shows what is hidden: names come from guests.
 struct Escaped<'a>(&'a mut String);
 
 impl fmt::Write for Escaped<'_> {
@@ -325,11 +326,7 @@ impl fmt::Write for Escaped<'_> {
             if self.0.len() >= MAX_LINE {
                 return Err(fmt::Error);
             }
-            if c.is_control() {
-                write!(self.0, "\\x{:02x}", u32::from(c))?;
-            } else {
-                self.0.push(c);
-            }
+            push_plain(self.0, c);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use quantix::message::{Body, agent};
 
 use crate::util::agent::{Agent, line, shell};
-use crate::util::{Process, is_alive, is_root, pid_in, until_so};
+use crate::util::{is_alive, is_root, pid_in, rss_kib, until_so};
 
 pub fn argv(words: &[&str]) -> agent::Execute {
     agent::Execute {
@@ -329,13 +329,4 @@ fn a_command_that_never_stops_writing_hinders_nobody() {
     assert_eq!(talk.refusal("flood").0, "CANCELLED");
     talk.assert_alive();
     assert!(rss_kib(&agent.process) < 16 * 1024);
-}
-
-fn rss_kib(process: &Process) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

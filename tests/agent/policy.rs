@@ -472,14 +472,14 @@ fn the_guests_audit_names_who_asked_and_what_came_of_it() {
         }),
     );
     ask("r5", Body::Thaw(agent::Thaw::default()));
-    let who = "audit: uid=4003 user=\"alice\\n\" request=";
+    let who = "audit: uid=4003 user=\"alice\\n\" ";
     for end in [
-        "\"r1\" action=exec what=\"echo hello\" result=begun",
-        "\"r1\" action=exec what=\"echo hello\" result=exit:0",
-        "\"r2\" action=exec what=\"id\" result=POLICY",
-        "\"r4\" action=passwd what=\"no-such-user\" result=begun",
-        "\"r4\" action=passwd what=\"no-such-user\" result=NOT_FOUND",
-        "\"r5\" action=thaw what=\"\" result=POLICY",
+        "action=exec request=\"r1\" result=begun what=\"echo hello\"",
+        "action=exec request=\"r1\" result=exit:0 what=\"echo hello\"",
+        "action=exec request=\"r2\" result=POLICY what=\"id\"",
+        "action=passwd request=\"r4\" result=begun what=\"no-such-user\"",
+        "action=passwd request=\"r4\" result=NOT_FOUND what=\"no-such-user\"",
+        "action=thaw request=\"r5\" result=POLICY what=\"\"",
     ] {
         agent.process.wait_log(&format!("{who}{end}\n"));
     }
@@ -487,7 +487,10 @@ fn the_guests_audit_names_who_asked_and_what_came_of_it() {
     talk.send("r6", line("echo; exec /bin/echo 1"));
     assert_eq!(talk.refusal("r6").0, "POLICY");
     let log = agent.process.log();
-    assert!(log.contains("audit: uid=? user=? request=\"r6\""), "{log}");
+    assert!(
+        log.contains("audit: uid=? user=? action=exec request=\"r6\""),
+        "{log}"
+    );
     assert!(
         !log.contains("hush-hush") && !log.contains("\"r3\""),
         "{log}"
@@ -499,11 +502,11 @@ fn what_is_under_way_when_the_session_ends_is_in_the_audit_as_such() {
     let (agent, mut talk) = Agent::ready();
     let gate = agent.dir.gate("gate");
     talk.send("r1", line(&gate));
-    agent.process.wait_log("request=\"r1\" action=exec");
+    agent.process.wait_log("action=exec request=\"r1\"");
     talk.hang_up();
     agent
         .process
-        .wait_log(&format!("what={gate:?} result=DISCONNECTED"));
+        .wait_log(&format!("result=DISCONNECTED what={gate:?}"));
 }
 
 /// `quantix-kvm-agent --check-config`: its status and what it prints.

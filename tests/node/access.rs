@@ -143,8 +143,9 @@ fn both_audits_name_the_same_user_and_request_whatever_a_client_says() {
         Some(request.split(' ').next()?.to_owned())
     };
     let request = until("the host's line", of_host);
-    let line =
-        format!("audit: uid=4003 user=\"4003\" request={request:?} action=exec what=\"true\"");
+    let line = format!(
+        "audit: uid=4003 user=\"4003\" action=exec request={request} result=begun what=\"true\""
+    );
     vms[0].agent.wait_log(&line);
     // One that calls itself another.
     let mut client = node.client();

@@ -15,7 +15,7 @@ mod life;
 mod pair;
 mod port;
 mod queue;
-mod random;
+pub mod random;
 mod scenarios;
 mod snapshots;
 

@@ -255,6 +255,16 @@ pub fn pid_in(path: &Path) -> u32 {
     })
 }
 
+/// Memory that a process has, in KiB.
+pub fn rss_kib(process: &Process) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 /// What a program that has ended said.
 #[derive(Debug)]
 pub struct Said {

@@ -155,6 +155,7 @@ impl Guest {
 }
 
 #[test]
+#[ignore = "issue 8: an image that is made, and an emulated boot; `make check-deep` runs it"]
 fn a_debian_is_run_beside_its_own_tools() {
     let guest = Guest::boot(&[]);
     package::is_a_service_that_udev_starts(&guest);

@@ -9,8 +9,8 @@ use std::io::{self, Write};
 
 use quantix::message::agent::{Disk, Interface, LinkState, Pressure, Telemetry};
 use quantix::message::node::{self, Counters, VmState};
-use quantix::rt::check::plain;
 use quantix::rt::sys::process::page_size;
+use quantix::text::plain;
 
 use crate::daemon::{own, state_word};
 
