@@ -104,7 +104,7 @@ soak-vm: ## all faults in a real VM, again and again until one test fails; ROUND
 	    round=$$((round + 1)); \
 	done
 
-check-deep: ## what takes too long for `make test`: freezes, networks, recipes for images, kernels, processors
+check-deep: ## what takes too long for `make test`: freezes, networks, images, kernels, hostile guests, Miri
 	tests/vm/install.sh
 	tests/images/install.sh
 	cargo build --release --locked
@@ -112,6 +112,9 @@ check-deep: ## what takes too long for `make test`: freezes, networks, recipes f
 	QX_TEST_RELEASE=1 cargo test --test main -- --ignored vm::debian:: images:: packages::
 	cargo test --test main -- --ignored vm::kernels:: --test-threads 1
 	QX_TEST_KERNEL=3.10 RUST_TEST_THREADS=$(THREADS) cargo test --test main -- agent::
+	QX_HOSTILE_LIVES=2000 cargo test --test main -- node::hostile
+	tests/fuzz/miri.sh
+	SANITIZER=address tests/fuzz/run.sh $(SECONDS)
 
 fuzz: ## random inputs that learn from the code's paths; SECONDS=N for each target
 	@tests/fuzz/run.sh $(SECONDS)

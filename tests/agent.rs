@@ -17,6 +17,8 @@ mod fairness;
 mod files;
 // What a host must not send.
 mod frames;
+// What is left when nothing is left.
+mod exhaustion;
 // What the guest forbids, and its record of what was asked.
 mod policy;
 // What an old kernel lacks.

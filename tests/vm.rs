@@ -16,6 +16,7 @@ pub mod screen;
 
 // Requests to a guest that is well.
 mod doctor;
+mod exhaustion;
 mod fairness;
 mod files;
 mod messages;

@@ -587,3 +587,19 @@ impl Drop for Unmount {
         let _ = Command::new("umount").args(["-l", &self.0]).output();
     }
 }
+
+#[test]
+fn a_worker_that_moves_files_can_do_nothing_else() {
+    let (agent, mut talk) = Agent::ready();
+    talk.begin_write("w", write_file(&agent.dir.text("file")));
+    // A filter, and no way to more rights (proc_pid_status(5)).
+    let is_confined = |worker: &u32| {
+        let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap_or_default();
+        status.contains("Seccomp:\t2\n") && status.contains("NoNewPrivs:\t1\n")
+    };
+    until_so("a worker that is confined", || {
+        workers(agent.process.pid()).iter().any(is_confined)
+    });
+    talk.chunk("w", 0, b"whole", true);
+    assert_eq!(written(talk.answer("w")), 5);
+}

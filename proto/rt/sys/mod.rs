@@ -12,6 +12,7 @@ pub mod power;
 pub mod process;
 pub mod program;
 pub mod rtc;
+pub mod seccomp;
 pub mod shared;
 pub mod slots;
 pub mod sock_diag;
