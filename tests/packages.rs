@@ -439,3 +439,18 @@ fn an_archive_builds_the_same_packages_without_a_network() {
         assert_eq!(names.contains(&"ratatui"), program == "qx-node");
     }
 }
+
+#[test]
+fn no_file_of_a_package_gives_more_rights_than_its_caller_has() {
+    for name in ["quantix-kvm-agent", "quantix-node"] {
+        let mut list = Command::new("dpkg-deb");
+        let listed = run(list.arg("--contents").arg(packages::ours(Kind::Deb, name)));
+        // A link has the rights of what it leads to.
+        for line in listed.lines().filter(|line| !line.starts_with('l')) {
+            let (mode, rest) = line.split_at(10);
+            assert!(!mode.contains(['s', 'S']), "set-id: {line}");
+            assert_ne!(&mode[8..9], "w", "anybody may write it: {line}");
+            assert!(rest.trim_start().starts_with("root/root "), "{line}");
+        }
+    }
+}

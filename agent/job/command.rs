@@ -25,7 +25,7 @@ pub enum Streams {
 }
 
 /// The C library's and every distribution's default for root.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The group that terminals belong to, by name, so that `write` and `wall` may write to them.
 const TTY_GROUP: &str = "tty";

@@ -25,6 +25,7 @@ mod worker;
 mod write;
 
 use answer::{Answer, report};
+pub use command::PATH;
 pub use keeper::NAME as KEEPER;
 pub use pipe::Inlet;
 pub use source::Source;

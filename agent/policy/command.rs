@@ -4,6 +4,8 @@ use std::path::Path;
 
 use quantix::message::agent;
 
+use crate::job::PATH;
+
 /// `/path/of/program word… [...]`: in a word `*` stands for any characters and `?` for one; `...` at the end for any
 /// further arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,16 +17,6 @@ pub struct Command {
     /// More arguments may follow.
     open: bool,
 }
-
-/// Where a program without a path is looked for, as `command::PATH` of the jobs has it.
-const DIRECTORIES: [&str; 6] = [
-    "/usr/local/sbin",
-    "/usr/local/bin",
-    "/usr/sbin",
-    "/usr/bin",
-    "/sbin",
-    "/bin",
-];
 
 impl Command {
     /// Of the line's value.
@@ -53,10 +45,10 @@ impl Command {
             return false;
         };
         let is_it = *name == self.program
-            || DIRECTORIES
-                .iter()
-                .any(|directory| Path::new(directory).join(name) == Path::new(&self.program))
-                && !name.contains('/');
+            || !name.contains('/')
+                && PATH
+                    .split(':')
+                    .any(|directory| Path::new(directory).join(name) == Path::new(&self.program));
         let count = self.arguments.len();
         let fits = match self.open {
             true => arguments.len() >= count,

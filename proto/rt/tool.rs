@@ -271,6 +271,18 @@ mod tests {
     }
 
     #[test]
+    fn programs_are_looked_for_where_root_alone_writes_and_told_to_do_so_too() {
+        let tool = Tool::new("systemctl", &[], Duration::ZERO);
+        let program = tool.program().unwrap();
+        let known = ["/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/"];
+        let known = known.map(|place| CString::new(format!("{place}systemctl")).unwrap());
+        assert_eq!(program.paths, known);
+        let path = c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned();
+        assert!(program.environment.contains(&path));
+        assert_eq!(program.directories, [c"/".to_owned()]);
+    }
+
+    #[test]
     fn what_it_says_and_how_it_ends_is_told() {
         let line = "cat; echo oops >&2; exit 3";
         let args = ["-c", line];

@@ -341,10 +341,13 @@ impl Vm {
         Qmp::connect(&self.qmp)
     }
 
-    /// What the guest has printed so far.
+    /// What the guest has printed so far, but for the agent's record of command lines: those have the words that are
+    /// waited for.
     pub fn console(&self) -> String {
         let bytes = fs::read(&self.console).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).replace('\r', "")
+        let text = String::from_utf8_lossy(&bytes).replace('\r', "");
+        let lines = text.split_inclusive('\n');
+        lines.filter(|line| !line.contains("action=exec")).collect()
     }
 
     /// Waits until the guest has printed this.

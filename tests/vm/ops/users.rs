@@ -103,7 +103,9 @@ fn a_password_is_set_where_the_guest_keeps_them() {
     let said = own.vm.console() + &node.log();
     let said: Vec<&str> = said.lines().filter(|line| !of_exec(line)).collect();
     let has = |word: &str| said.iter().any(|line| line.contains(word));
-    assert!(has("action=passwd what=\"alice\""), "{said:#?}");
+    let is_in_both =
+        |line: &&&str| line.contains("action=passwd") && line.ends_with("result=ok what=\"alice\"");
+    assert_eq!(said.iter().filter(is_in_both).count(), 4, "{said:#?}");
     assert!(!has("secret") && !has("wort"), "{said:#?}");
 }
 
