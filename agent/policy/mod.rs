@@ -14,6 +14,7 @@ use quantix::error::{Code, Failure};
 use quantix::message::{Body, agent};
 use quantix::rate::Rate;
 use quantix::rt::conf::Line;
+use quantix::text::cut;
 use quantix::time::Time;
 
 use command::Command;
@@ -31,6 +32,9 @@ pub const KEYS: [&str; 6] = [
 
 /// Lines of one key.
 const MAX_LINES: usize = 64;
+
+/// Bytes of a command line in a refusal: whoever asked knows the rest.
+const MAX_SHOWN: usize = 80;
 
 /// What the configuration says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,7 +170,11 @@ impl Policy {
         let (Some(found), Some(words)) = (found, words) else {
             let what = match request.login_shell {
                 true => "a login shell".to_owned(),
-                false => format!("exec {:?}", command::shown(request)),
+                false => {
+                    let shown = command::shown(request);
+                    let more = if shown.len() > MAX_SHOWN { "..." } else { "" };
+                    format!("exec {:?}{more}", cut(&shown, MAX_SHOWN))
+                }
             };
             let why = match self.commands.len() {
                 1 => "the only command line does not have it".to_owned(),

@@ -73,7 +73,11 @@ impl Paths {
             };
             match (dir.file_name(), dir.parent()) {
                 (Some(name), Some(above)) if error.kind() == ErrorKind::NotFound => {
-                    below = Path::new(name).join(below);
+                    // An empty one would put a slash behind it.
+                    below = match below.as_os_str().is_empty() {
+                        true => name.into(),
+                        false => Path::new(name).join(below),
+                    };
                     dir = above;
                 }
                 _ => return Err(self.system(asked, &error)),

@@ -184,6 +184,16 @@ fn commands_are_those_that_are_listed_and_run_by_the_path_in_the_line() {
 }
 
 #[test]
+fn a_refusal_is_no_longer_than_people_read() {
+    let long = line(&"x; ".repeat(1000));
+    let why = exec(&mut judge("command = /usr/bin/uptime"), long).unwrap_err();
+    assert!(
+        why.len() < 300 && why.contains("; \"... is not allowed"),
+        "{why}"
+    );
+}
+
+#[test]
 fn a_listed_command_is_given_nothing_that_has_it_run_another() {
     let mut judge = judge("command = /usr/bin/uptime");
     for name in [

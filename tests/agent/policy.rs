@@ -184,6 +184,11 @@ fn files_are_written_where_they_may_be_whatever_links_lead_there() {
             denied(talk.refused("w", Body::WriteFile(request)), &line);
         }
     }
+    let (_, why) = talk.refused("w", Body::WriteFile(whole(&path("in/dir/new"), b"x")));
+    assert!(
+        why.contains(&format!("(that is {})", path("out/new"))),
+        "{why}"
+    );
     assert_eq!(agent.dir.list("out"), ["back", "in", "secret"]);
     assert_eq!(fs::read(path("out/secret")).unwrap(), b"secret");
     assert_eq!(fs::read(path("open/known")).unwrap(), b"known");
