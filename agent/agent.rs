@@ -22,7 +22,7 @@ use quantix::time::{Time, earliest};
 use crate::audit::Audit;
 use crate::changes::Changes;
 use crate::cli::Options;
-use crate::config::{self, Config};
+use crate::config;
 use crate::disks::Disks;
 use crate::freeze::Freezing;
 use crate::job::Jobs;
@@ -89,7 +89,8 @@ pub struct Agent {
     log: Log,
     audit: Audit,
     options: Options,
-    config: Config,
+    /// What the configuration says, unless the command line does.
+    telemetry_interval: Duration,
     /// What the host may ask.
     judge: Judge,
     port: Port,
@@ -165,8 +166,8 @@ impl Agent {
             power: Power::new(&options.run_dir),
             audit: Audit::new(options.log.clone()),
             options,
-            judge: Judge::new(config.policy.clone()),
-            config,
+            judge: Judge::new(config.policy),
+            telemetry_interval: config.telemetry_interval,
             uevents,
             signals,
             guest: Guest::new(identity),
@@ -445,16 +446,15 @@ impl Agent {
                 for fault in faults {
                     self.log.warning(format_args!("configuration: {fault}"));
                 }
-                let policy = &config.policy;
-                match &policy.fault {
+                match &config.policy.fault {
                     Some(_) => self.log.error(format_args!(
                         "configuration: what is allowed is as it was before"
                     )),
                     // What was asked so far counts no more.
-                    None => self.judge = Judge::new(policy.clone()),
+                    None => self.judge = Judge::new(config.policy),
                 }
-                self.config = config;
-                self.log.set_level(self.config.log_level);
+                self.telemetry_interval = config.telemetry_interval;
+                self.log.set_level(config.log_level);
                 self.log.info(format_args!("configuration read again"));
                 self.schedule_reports(clock::now());
             }

@@ -4,11 +4,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use quantix::action::{Action, Record};
+use quantix::action::{Action, MAX_USER, Record};
 use quantix::error::Failure;
 use quantix::ids::MessageId;
 use quantix::message::agent::Caller;
-use quantix::rate::Rate;
 use quantix::rt::log::{Level, Log, Share, Target};
 use quantix::text::cut;
 
@@ -16,9 +15,6 @@ use quantix::text::cut;
 const DENIED: u32 = 100;
 /// See [`DENIED`].
 const DENIED_EVERY: Duration = Duration::from_secs(1);
-
-/// Bytes of a user's name.
-const MAX_USER: usize = 64;
 
 /// The log of it.
 pub struct Audit {
@@ -31,11 +27,8 @@ pub struct Audit {
 impl Audit {
     /// It goes where the agent's log goes.
     pub fn new(target: Target) -> Self {
-        let mut log = Log::new("quantix-kvm-agent", target, Level::Info);
-        // Two lines a request, and none of a request is to be missed.
-        log.set_rate(Rate::new(u32::MAX, Duration::from_micros(1)));
         Self {
-            log,
+            log: Log::of_all("quantix-kvm-agent", target),
             denied: Share::new(DENIED, DENIED_EVERY),
             begun: Vec::new(),
         }

@@ -4,7 +4,7 @@
 //! behind it for the VMs whose names match. root, and who runs the daemon, may do all. Whoever is not named may
 //! nothing.
 
-use quantix::action::Role;
+use quantix::action::{MAX_USER, Role};
 use quantix::error::{Code, Failure};
 use quantix::message::agent;
 use quantix::rt::users::Databases;
@@ -71,9 +71,6 @@ impl Caller {
         }
     }
 }
-
-/// Bytes of a name that a guest is told.
-const MAX_USER: usize = 64;
 
 /// Who has which role.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -127,6 +127,9 @@ pub struct Action {
     pub counts: bool,
 }
 
+/// Bytes of a user's name, as a guest is told it.
+pub const MAX_USER: usize = 64;
+
 /// Bytes of `what`.
 const MAX_WHAT: usize = 512;
 
@@ -177,8 +180,8 @@ impl Action {
             Body::ListServices(_) => Self::look(Role::Operate, "services"),
             Body::ServiceControl(request) if request.action() == agent::ServiceAction::Status => {
                 Self {
-                    what: request.name.clone(),
-                    ..Self::look(Role::Operate, "service")
+                    counts: false,
+                    ..operate(Group::Info, "service", request.name.clone())
                 }
             }
             Body::ServiceControl(request) => {
@@ -354,6 +357,17 @@ mod tests {
         // An answer is no request.
         let answer = Action::of(&Body::Pong(agent::Pong::default()));
         assert_eq!((answer.role, answer.group), (Role::Admin, Group::Exec));
+    }
+
+    #[test]
+    fn what_only_looks_is_bounded_too() {
+        let status = Action::of(&Body::ServiceControl(agent::ServiceControl {
+            name: "x".repeat(5000),
+            action: agent::ServiceAction::Status.into(),
+            ..Default::default()
+        }));
+        assert_eq!((status.group, status.counts), (Group::Info, false));
+        assert!(status.what.len() <= MAX_WHAT + 3);
     }
 
     #[test]

@@ -79,6 +79,6 @@ impl Agent {
     pub(super) fn interval(&self) -> Duration {
         self.options
             .telemetry_interval
-            .unwrap_or(self.config.telemetry_interval)
+            .unwrap_or(self.telemetry_interval)
     }
 }

@@ -17,7 +17,8 @@ use super::MAX_LINES;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
     file: String,
-    key: &'static str,
+    /// Its key begins with this.
+    doing: &'static str,
     lines: Vec<(usize, PathBuf)>,
 }
 
@@ -29,11 +30,11 @@ pub struct Held {
 }
 
 impl Paths {
-    /// Everything.
-    pub fn new(file: &str, key: &'static str) -> Self {
+    /// Everything. `doing`: read, or write.
+    pub fn new(file: &str, doing: &'static str) -> Self {
         Self {
             file: file.to_owned(),
-            key,
+            doing,
             lines: Vec::new(),
         }
     }
@@ -117,10 +118,17 @@ impl Paths {
         if self.lines.is_empty() {
             return Ok(Held::none(asked));
         }
-        self.judge_path(asked)?;
-        let file = open(asked, 0).map_err(|e| self.system(asked, &e))?;
-        self.judge(asked, &file, Path::new(""))?;
-        Ok(Held::of(file, None))
+        match open(asked, 0) {
+            Ok(file) => {
+                self.judge(asked, &file, Path::new(""))?;
+                Ok(Held::of(file, None))
+            }
+            // Where it may not be looked, nobody is told that nothing is there.
+            Err(e) => {
+                self.judge_path(asked)?;
+                Err(self.system(asked, &e))
+            }
+        }
     }
 
     /// A name in a directory, whether there is such a file or not: the name is not followed.
@@ -137,25 +145,19 @@ impl Paths {
     }
 
     fn system(&self, asked: &Path, error: &io::Error) -> Failure {
-        let doing = if self.key == "read_path" {
-            "read"
-        } else {
-            "write"
-        };
-        Failure::system(doing, &asked.to_string_lossy(), error)
+        Failure::system(self.doing, &asked.to_string_lossy(), error)
     }
 
     fn denied(&self, asked: &Path, found: &Path) -> Failure {
-        let Self { file, key, lines } = self;
+        let Self { file, doing, lines } = self;
         let leads = match asked == found {
             true => String::new(),
             false => format!(" (that is {})", found.display()),
         };
-        let doing = if *key == "read_path" { "read" } else { "write" };
         let some: Vec<_> = lines.iter().take(3).collect();
         let shown = some
             .iter()
-            .map(|(line, path)| format!("line {line}: {key} = {}", path.display()));
+            .map(|(line, path)| format!("line {line}: {doing}_path = {}", path.display()));
         let shown = shown.collect::<Vec<_>>().join(", ");
         let more = match lines.len() - some.len() {
             0 => String::new(),

@@ -5,7 +5,6 @@ use std::fmt;
 use std::time::Duration;
 
 use quantix::action::{Action, Record};
-use quantix::rate::Rate;
 use quantix::rt::log::{Level, Log, Share, Target};
 
 use crate::access::Caller;
@@ -24,11 +23,8 @@ pub struct Audit {
 impl Audit {
     /// It goes there, whatever else is logged.
     pub fn new(target: Target) -> Self {
-        let mut log = Log::new("qx-node", target, Level::Info);
-        // Only those who may do so can have them written.
-        log.set_rate(Rate::new(u32::MAX, Duration::from_micros(1)));
         Self {
-            log: Some(log),
+            log: Some(Log::of_all("qx-node", target)),
             ..Self::none()
         }
     }

@@ -113,6 +113,14 @@ impl Log {
         }
     }
 
+    /// A log of which no line is to be missed: only those who may do so can have them written.
+    pub fn of_all(name: &'static str, target: Target) -> Self {
+        Self {
+            rate: Rate::new(u32::MAX, Duration::from_micros(1)),
+            ..Self::new(name, target, Level::Info)
+        }
+    }
+
     /// How many lines may come. 40 at once and 2 a second where nothing else is said.
     pub const fn set_rate(&mut self, rate: Rate) {
         self.rate = rate;
