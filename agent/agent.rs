@@ -18,6 +18,7 @@ use quantix::rt::signal::{Signal, Signals};
 use quantix::rt::sys::{netlink::Listener, process};
 use quantix::rt::{clock, random};
 use quantix::time::{Time, earliest};
+use quantix::wipe::wipe;
 
 use crate::audit::Audit;
 use crate::changes::Changes;
@@ -348,6 +349,7 @@ impl Agent {
                         self.guest.handle_filled(&moment, n, random);
                     } else {
                         self.guest.handle_bytes(&moment, &buffer[..n], random);
+                        wipe(&mut buffer[..n]);
                     }
                     self.act(now);
                 }

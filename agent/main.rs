@@ -32,6 +32,9 @@ use std::process::ExitCode;
 #[cfg(not(any(test, debug_assertions)))]
 use quantix_glibc as _;
 
+#[global_allocator]
+static ALLOCATOR: quantix::rt::sys::allocator::Wiping = quantix::rt::sys::allocator::Wiping;
+
 fn main() -> ExitCode {
     let options = match cli::parse() {
         Ok(cli::Command::Run(options)) => options,

@@ -16,6 +16,9 @@ use std::process::ExitCode;
 #[cfg(not(any(test, debug_assertions)))]
 use quantix_glibc as _;
 
+#[global_allocator]
+static ALLOCATOR: quantix::rt::sys::allocator::Wiping = quantix::rt::sys::allocator::Wiping;
+
 fn main() -> ExitCode {
     cli::main()
 }

@@ -3,6 +3,7 @@
 
 use prost::Message;
 use quantix::message::node::NodeMessage;
+use quantix::wipe::wipe;
 
 /// Longest message in bytes: a frame of the channel with room for its envelope.
 pub const MAX_MESSAGE: usize = 192 * 1024;
@@ -23,9 +24,7 @@ pub struct Garbled;
 impl Inbox {
     /// Adds bytes that were read.
     pub fn extend(&mut self, bytes: &[u8]) {
-        if self.at == self.bytes.len() {
-            self.bytes.clear();
-            self.at = 0;
+        if self.bytes.is_empty() {
             self.bytes.shrink_to(64 * 1024);
         } else if self.at > MAX_MESSAGE {
             self.bytes.drain(..self.at);
@@ -52,6 +51,11 @@ impl Inbox {
         };
         let message = NodeMessage::decode(body).map_err(|_| Garbled)?;
         self.at += HEADER + length;
+        if self.at == self.bytes.len() {
+            wipe(&mut self.bytes);
+            self.bytes.clear();
+            self.at = 0;
+        }
         Ok(Some(message))
     }
 }

@@ -6,6 +6,7 @@
 
 use crate::ids::SessionId;
 use crate::limits::{HEADER, IDLE, MAX_FRAME, SEAL};
+use crate::wipe::wipe;
 
 /// Cuts a byte stream into frame bodies.
 #[derive(Clone, Debug)]
@@ -149,6 +150,7 @@ impl Decoder {
         if let State::Body { .. } = self.state {
             return false;
         }
+        wipe(&mut self.body);
         self.body.truncate(IDLE_BODY);
         self.body.shrink_to(IDLE_BODY);
         true
@@ -314,6 +316,7 @@ mod tests {
         assert_eq!(decode_all(&mut decoder, &wire[1000..]), [body]);
         decoder.relax();
         assert!(decoder.body.capacity() <= IDLE_BODY);
+        assert!(decoder.body.iter().all(|byte| *byte == 0), "and wiped");
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub mod rate;
 pub mod text;
 pub mod time;
 pub mod window;
+pub mod wipe;
 
 #[cfg(unix)]
 pub mod rt;

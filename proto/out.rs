@@ -2,6 +2,7 @@
 
 use crate::chunk::Packed;
 use crate::limits::MAX_WRITE;
+use crate::wipe::wipe;
 
 /// Bytes that were begun.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +65,7 @@ impl Out {
     /// Forgets it all.
     pub fn clear(&mut self) {
         self.packed = None;
+        wipe(&mut self.bytes);
         self.bytes.clear();
         self.at = 0;
     }

@@ -11,6 +11,7 @@ use quantix::rt::clock;
 use quantix::rt::sys::fd::{Wait, wait};
 use quantix::rt::sys::inotify::Watch;
 use quantix::rt::sys::process::{self, Pid, Signal};
+use quantix::rt::sys::seccomp::{ALL_BUT_FILES, Reach};
 
 use super::keeper::GRACE;
 use super::kept::{Found, Root};
@@ -22,7 +23,8 @@ pub fn list(
     registry: &Registry,
     token: impl Fn(usize) -> Token,
 ) -> Result<(Pid, Worker), Failure> {
-    Worker::start(("start", "a reader"), [], registry, token, |[]| {
+    let reader = ("start", "a reader");
+    Worker::start(reader, [], ALL_BUT_FILES, registry, token, |[]| {
         let jobs = root.tidy().into_iter().map(|found| public(found.job));
         let jobs = jobs.collect();
         Ok(message("", Body::JobList(agent::JobList { jobs })))
@@ -36,7 +38,13 @@ pub fn kill(
     registry: &Registry,
     token: impl Fn(usize) -> Token,
 ) -> Result<(Pid, Worker), Failure> {
-    Worker::start(("start", "a signal"), [], registry, token, |[]| {
+    let without = &[
+        Reach::Programs,
+        Reach::Children,
+        Reach::Sockets,
+        Reach::System,
+    ];
+    Worker::start(("start", "a signal"), [], without, registry, token, |[]| {
         let job = Some(public(end(request, root)?));
         let answer = agent::KillJobResponse { job };
         Ok(message("", Body::KillJobResponse(answer)))

@@ -17,7 +17,7 @@ use quantix::limits::CHUNK;
 use quantix::message::{AgentMessage, Stream};
 use quantix::rt::sys::fd::pipe;
 use quantix::rt::sys::process::{self, Keep, Pid};
-use quantix::rt::sys::seccomp;
+use quantix::rt::sys::seccomp::{self, Reach};
 use quantix::rt::sys::slots::{Consumer, Producer, Slot, Taken, ring};
 
 use super::pipe::Inlet;
@@ -79,9 +79,10 @@ enum Input {
 const DATA: usize = 0;
 const RESULT: usize = 1;
 
-/// Starts `work` in a child that gets `end` of the ring.
+/// Starts `work` in a child that gets `end` of the ring and does without some of what it could reach.
 fn spawn<E: AsFd>(
     end: E,
+    without: &[Reach],
     registry: &Registry,
     token: Token,
     work: &dyn Fn(E) -> Result<AgentMessage, Failure>,
@@ -91,8 +92,7 @@ fn spawn<E: AsFd>(
     let keep = Keep::from(&[end.as_fd(), child_result.as_fd()][..]);
     let pid = process::spawn(keep, || {
         process::become_batch();
-        // On a kernel that knows no such thing it does without.
-        let _ = seccomp::only_files();
+        super::confine(without);
         super::report(&child_result, work(end))
     })?;
     Ok((pid, Answer::new(result)))
@@ -117,9 +117,13 @@ impl Outgoing {
             let (producer, consumer) = ring(slots)?;
             consumer.set_nonblocking()?;
             register(&consumer, registry, token(DATA))?;
-            let (pid, result) = spawn(producer, registry, token(RESULT), &|producer| {
-                work(Filler { producer, used: 0 })
-            })?;
+            let (pid, result) = spawn(
+                producer,
+                seccomp::ALL_BUT_READS,
+                registry,
+                token(RESULT),
+                &|producer| work(Filler { producer, used: 0 }),
+            )?;
             consumer.hide();
             let worker = Self {
                 consumer,
@@ -222,7 +226,13 @@ impl Incoming {
             let (producer, consumer) = ring(slots)?;
             producer.set_nonblocking()?;
             register(&producer, registry, token(DATA))?;
-            let (pid, result) = spawn(consumer, registry, token(RESULT), work)?;
+            let (pid, result) = spawn(
+                consumer,
+                seccomp::ALL_BUT_FILES,
+                registry,
+                token(RESULT),
+                work,
+            )?;
             producer.hide();
             let worker = Self {
                 credit: ReceiveCredit::new(producer.capacity()),

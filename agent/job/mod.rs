@@ -29,7 +29,7 @@ pub use command::PATH;
 pub use keeper::NAME as KEEPER;
 pub use pipe::Inlet;
 pub use source::Source;
-pub use worker::Worker;
+pub use worker::{Worker, confine};
 
 use std::path::Path;
 use std::time::Duration;

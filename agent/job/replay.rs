@@ -15,6 +15,7 @@ use quantix::message::{AgentMessage, Body, Stream, message};
 use quantix::rt::sys::fd::{Wait, set_nonblocking, wait};
 use quantix::rt::sys::inotify::Watch;
 use quantix::rt::sys::process::Pid;
+use quantix::rt::sys::seccomp::ALL_BUT_FILES;
 
 use super::keeper::outcome;
 use super::kept::{Found, Root};
@@ -33,7 +34,8 @@ pub fn start(
         &|inlet| Source::new(inlet, Stream::Stdout).in_records(),
         &|inlet| Source::new(inlet, Stream::Stderr).in_records(),
     ];
-    Worker::start(("start", "a reader"), streams, registry, token, |ends| {
+    let reader = ("start", "a reader");
+    Worker::start(reader, streams, ALL_BUT_FILES, registry, token, |ends| {
         replay(request, root, ends)
     })
 }

@@ -7,10 +7,19 @@ use quantix::error::Failure;
 use quantix::message::AgentMessage;
 use quantix::rt::sys::fd::{grow_pipe, pipe};
 use quantix::rt::sys::process::{self, Keep, Pid};
+use quantix::rt::sys::seccomp::{self, Reach};
 
 use super::pipe::Inlet;
 use super::source::{Source, Sources};
 use super::{Answer, PIPE_SIZE};
+
+/// In a child, before it begins: it gives up what it can do without.
+pub fn confine(without: &[Reach]) {
+    if !without.is_empty() {
+        // On a kernel that knows no such thing it begins all the same.
+        let _ = seccomp::give_up(without);
+    }
+}
 
 /// The loop's side of it.
 #[derive(Debug)]
@@ -25,10 +34,12 @@ const RESULT: usize = 2;
 
 impl Worker {
     /// Starts `work` with one pipe for each of `streams`, of which there are two at most, and an
-    /// answer that it returns. `doing` and `what` are for the message if that fails.
+    /// answer that it returns; it does `without` some of what it could reach. `doing` and `what` are for the
+    /// message if that fails.
     pub fn start<const N: usize>(
         (doing, what): (&str, &str),
         streams: [&dyn Fn(Inlet) -> Source; N],
+        without: &[Reach],
         registry: &Registry,
         token: impl Fn(usize) -> Token,
         work: impl FnOnce([File; N]) -> Result<AgentMessage, Failure>,
@@ -49,7 +60,10 @@ impl Worker {
         keep.push(&end);
         let keep = Keep::from(&keep[..]);
         let pid = process::spawn(keep, || match ends.try_into() {
-            Ok(ends) => super::report(&end, work(ends)),
+            Ok(ends) => {
+                confine(without);
+                super::report(&end, work(ends))
+            }
             Err(_) => process::WORKER_FAILED,
         })
         .map_err(system)?;

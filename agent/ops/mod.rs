@@ -29,6 +29,7 @@ use quantix::message::{Body, Stream, message};
 use quantix::rt::clock;
 use quantix::rt::sys::fd::rest;
 use quantix::rt::sys::process::Pid;
+use quantix::rt::sys::seccomp::{ALL_BUT_FILES, ALL_BUT_READS, Reach};
 
 use crate::job::{Source, Worker};
 
@@ -41,18 +42,41 @@ pub fn start(
     registry: &Registry,
     token: impl Fn(usize) -> Token,
 ) -> Result<(Pid, Worker), Failure> {
+    let (worker, without) = (("start", "a worker"), without(request));
     if let Body::Trim(request) = request
         && request.progress
     {
         let stream: [&dyn Fn(_) -> Source; 1] = [&|inlet| Source::new(inlet, Stream::Data)];
-        return Worker::start(("start", "a worker"), stream, registry, token, |[end]| {
+        return Worker::start(worker, stream, without, registry, token, |[end]| {
             let report = trim::trim(request, Some(&end))?;
             Ok(message("", Body::TrimResponse(report)))
         });
     }
-    Worker::start(("start", "a worker"), [], registry, token, |[]| {
+    Worker::start(worker, [], without, registry, token, |[]| {
         Ok(message("", answer(request)?))
     })
+}
+
+/// What the child does without. Where it is nothing the guest's own programs are called, which may need anything.
+const fn without(request: &Body) -> &'static [Reach] {
+    use Reach::{Children, Programs, Signals, Sockets, System, Writes};
+    match request {
+        Body::ListUsers(_)
+        | Body::ListProcesses(_)
+        | Body::GetStorage(_)
+        | Body::GetHardware(_) => ALL_BUT_READS,
+        // It asks the kernel by a socket.
+        Body::GetNetwork(_) => &[Programs, Children, Writes, Signals, System],
+        Body::SetPassword(_)
+        | Body::AuthorizedKeys(_)
+        | Body::SetOnline(_)
+        | Body::Grow(_)
+        | Body::Trim(_) => ALL_BUT_FILES,
+        Body::KillProcess(_) => &[Programs, Children, Sockets, Writes, System],
+        Body::SyncTime(_) => &[Programs, Children, Sockets, Signals],
+        Body::SetName(_) => &[Programs, Children, Sockets],
+        _ => &[],
+    }
 }
 
 /// In the child.

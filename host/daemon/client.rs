@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use mio::net::UnixStream;
 use quantix::error::system_text;
 use quantix::message::node::NodeMessage;
+use quantix::wipe::wipe;
 
 use super::lists::List;
 use crate::access::Caller;
@@ -80,6 +81,7 @@ impl Client {
                 Err(e) => return Err(describe(&e)),
             }
         }
+        wipe(&mut buffer);
         let mut messages = Vec::new();
         loop {
             match self.inbox.next() {

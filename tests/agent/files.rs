@@ -7,7 +7,7 @@ use quantix::limits::CHUNK;
 use quantix::message::{Body, agent};
 
 use crate::util::agent::{Agent, Talk, read_file, write_file};
-use crate::util::{is_root, noise, until_so, workers};
+use crate::util::{is_confined, is_root, noise, until_so, workers};
 
 /// The number of bytes written, of a write that has succeeded.
 #[track_caller]
@@ -589,17 +589,22 @@ impl Drop for Unmount {
 }
 
 #[test]
-fn a_worker_that_moves_files_can_do_nothing_else() {
+fn a_worker_that_reads_or_writes_can_do_nothing_else() {
     let (agent, mut talk) = Agent::ready();
-    talk.begin_write("w", write_file(&agent.dir.text("file")));
-    // A filter, and no way to more rights (proc_pid_status(5)).
-    let is_confined = |worker: &u32| {
-        let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap_or_default();
-        status.contains("Seccomp:\t2\n") && status.contains("NoNewPrivs:\t1\n")
+    let confined = |count: usize| {
+        until_so("all workers are confined", || {
+            let workers = workers(agent.process.pid());
+            workers.len() == count && workers.iter().all(|pid| is_confined(*pid))
+        });
     };
-    until_so("a worker that is confined", || {
-        workers(agent.process.pid()).iter().any(is_confined)
-    });
+    talk.begin_write("w", write_file(&agent.dir.text("file")));
+    confined(1);
+    // More than goes without credit.
+    let large = agent.dir.file("large", "x".repeat(4 << 20));
+    talk.send("r", Body::ReadFile(read_file(&large)));
+    confined(2);
+    talk.send("r", Body::Cancel(agent::Cancel {}));
+    assert_eq!(talk.refusal("r").0, "CANCELLED");
     talk.chunk("w", 0, b"whole", true);
     assert_eq!(written(talk.answer("w")), 5);
 }

@@ -1,8 +1,11 @@
 //! `qx-node users`, `passwd` and `keys`, as far as nobody's password or keys change: the agent's guest is
 //! this machine.
 
-use crate::util::Running;
 use crate::util::node::Node;
+use quantix::message::Body;
+use quantix::message::agent::SetPassword;
+
+use crate::util::{Running, in_memory};
 
 #[test]
 fn whoever_is_logged_in_here_is_listed() {
@@ -70,6 +73,27 @@ fn a_password_that_cannot_be_one_changes_nothing_and_is_not_repeated() {
     }
     let logs = [node.process.log(), _vm.agent.log()].concat();
     assert!(!logs.contains("hunter"), "{logs}");
+}
+
+#[test]
+fn a_password_stays_in_no_memory() {
+    let (node, vm) = Node::with_vm("vm");
+    let password = ["not so", "secret", "any more"].join("-");
+    // It stays, and its connection with it.
+    let mut client = node.client();
+    let request = SetPassword {
+        username: "qx-nobody-at-all".into(),
+        password: password.clone(),
+        ..Default::default()
+    };
+    client.send_agent(1, "vm", Body::SetPassword(request));
+    let (_, why) = client.refusal(1);
+    assert!(why.contains("not in the guest's /etc/passwd"), "{why}");
+    for (name, pid) in [("agent", vm.agent.pid()), ("daemon", node.process.pid())] {
+        assert_eq!(in_memory(pid, password.as_bytes()), 0, "{name}");
+        // What looks finds what is there.
+        assert!(in_memory(pid, b"PATH=") > 0, "{name}");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub mod relay;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -253,6 +254,34 @@ pub fn pid_in(path: &Path) -> u32 {
         let text = fs::read_to_string(path).ok()?;
         text.ends_with('\n').then(|| text.trim().parse().ok())?
     })
+}
+
+/// How often these bytes are in the memory that a process may write to.
+pub fn in_memory(pid: u32, bytes: &[u8]) -> usize {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let find = |line: &str| {
+        let (range, rest) = line.split_once(' ')?;
+        let (from, to) = range.split_once('-')?;
+        let from = u64::from_str_radix(from, 16).ok()?;
+        let size = u64::from_str_radix(to, 16).ok()? - from;
+        let mut part = vec![0; usize::try_from(size).ok()?];
+        if !rest.starts_with("rw") || memory.read_exact_at(&mut part, from).is_err() {
+            return None;
+        }
+        Some(
+            part.windows(bytes.len())
+                .filter(|part| *part == bytes)
+                .count(),
+        )
+    };
+    maps.lines().filter_map(find).sum()
+}
+
+/// What a process can still do was bounded by itself: it has a filter, and no way to more rights (proc_pid_status(5)).
+pub fn is_confined(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.contains("Seccomp:\t2\n") && status.contains("NoNewPrivs:\t1\n")
 }
 
 /// Memory that a process has, in KiB.

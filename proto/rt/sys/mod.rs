@@ -1,6 +1,8 @@
 //! System calls behind safe signatures. The only place in the repository with `unsafe`.
 #![allow(unsafe_code)]
 
+pub mod allocator;
+pub mod capabilities;
 pub mod clock;
 pub mod entropy;
 pub mod fd;

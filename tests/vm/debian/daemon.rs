@@ -32,6 +32,16 @@ pub fn is_a_service_that_systemd_keeps(guest: &Guest) {
     let show = |what: &str| guest.sh(&format!("systemctl show -P {what} quantix-node"));
     assert_eq!(show("Type"), "notify");
     let pid = show("MainPID");
+    // Where it is nobody writes but where its log and its sockets are, and nobody asks init or the bus for anything.
+    let within = |line: &str| guest.says(&format!("nsenter -t {pid} -m -- {line} 2>&1"));
+    for place in ["/etc", "/usr/bin", "/root", "/opt", "/boot"] {
+        let said = within(&format!("touch {place}/by-the-daemon"));
+        assert!(said.contains("Read-only file system"), "{place}: {said}");
+    }
+    assert_eq!(within("touch /var/log/by-the-daemon /run/by-the-daemon"), "");
+    guest.sh("rm /var/log/by-the-daemon /run/by-the-daemon");
+    let said = within("systemctl start --no-block rescue");
+    assert!(said.contains("Failed to connect to bus"), "{said}");
 
     // What is wrong in its configuration is said, and hurts nobody.
     guest.sh(&format!("echo 'log_level = loud' >>{conf}"));
