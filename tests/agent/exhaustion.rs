@@ -5,7 +5,7 @@ use std::process::Command;
 use prost::Message;
 use quantix::message::{AgentMessage, Body, agent};
 
-use crate::util::agent::{Agent, Talk, accept, line, spawn_by};
+use crate::util::agent::{Agent, Talk, accept, line, shell, spawn_by};
 use crate::util::{Dir, listen, rss_kib, until_so};
 
 /// How often each code, or exit status, was answered to what was asked.
@@ -94,4 +94,52 @@ fn an_agent_without_descriptors_answers_and_says_so() {
         listener.accept().map(|_| ()).unwrap_err().kind(),
         ErrorKind::WouldBlock
     );
+}
+
+/// A command in the agent's own namespace of processes, where numbers can be chosen (ns_last_pid, proc(5)).
+#[test]
+fn the_number_of_a_command_that_has_gone_leads_to_no_other_process() {
+    let dir = Dir::new();
+    let listener = listen(&dir.join("port"));
+    let mut apart = Command::new("unshare");
+    apart.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
+    // Process 1 is a shell, which reaps whoever has no parent any more.
+    apart.args(["sh", "-c", "\"$@\" & wait", "sh"]);
+    let _agent = spawn_by(apart, &dir, "port", &[]);
+    let mut talk = Talk::new(accept(&listener));
+    talk.open(b"nonce-of-16-byte");
+    let kept = agent::Execute {
+        keep: true,
+        ..shell("exec sleep 1000")
+    };
+    talk.exec("kept", kept);
+    let Body::JobList(list) = talk.ask("list", Body::ListJobs(agent::ListJobs {})) else {
+        panic!("no list");
+    };
+    let [job] = &list.jobs[..] else {
+        panic!("{list:?}");
+    };
+    let (command, keeper) = (job.pid, job.keeper);
+    // Both end, and others have their numbers.
+    let line = format!(
+        "kill -KILL {keeper} {command}
+        for number in {keeper} {command}; do
+            while kill -0 $number 2>/dev/null; do :; done
+            until [ \"$!\" = $number ]; do
+                echo $((number - 1)) >/proc/sys/kernel/ns_last_pid
+                setsid sleep 1001 >/dev/null 2>&1 &
+            done
+        done"
+    );
+    assert_eq!(talk.exec("others", shell(&line)).exit_code, 0);
+    for (id, signal) in [("end", 0), ("kill", 9)] {
+        let request = agent::KillJob {
+            job: job.job,
+            signal,
+        };
+        let (code, why) = talk.refused(id, Body::KillJob(request));
+        assert_eq!(code, "NOT_FOUND", "{why}");
+    }
+    let alive = shell(&format!("kill -0 {keeper} && kill -0 {command}"));
+    assert_eq!(talk.exec("alive", alive).exit_code, 0);
 }

@@ -38,7 +38,10 @@ pub fn is_a_service_that_systemd_keeps(guest: &Guest) {
         let said = within(&format!("touch {place}/by-the-daemon"));
         assert!(said.contains("Read-only file system"), "{place}: {said}");
     }
-    assert_eq!(within("touch /var/log/by-the-daemon /run/by-the-daemon"), "");
+    assert_eq!(
+        within("touch /var/log/by-the-daemon /run/by-the-daemon"),
+        ""
+    );
     guest.sh("rm /var/log/by-the-daemon /run/by-the-daemon");
     let said = within("systemctl start --no-block rescue");
     assert!(said.contains("Failed to connect to bus"), "{said}");
