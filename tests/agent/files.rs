@@ -6,7 +6,7 @@ use std::process::Command;
 use quantix::limits::CHUNK;
 use quantix::message::{Body, agent};
 
-use crate::util::agent::{Agent, Talk, read_file, write_file};
+use crate::util::agent::{Agent, Talk, read_file, shell, write_file};
 use crate::util::{is_confined, is_root, noise, until_so, workers};
 
 /// The number of bytes written, of a write that has succeeded.
@@ -592,9 +592,10 @@ impl Drop for Unmount {
 fn a_worker_that_reads_or_writes_can_do_nothing_else() {
     let (agent, mut talk) = Agent::ready();
     let confined = |count: usize| {
-        until_so("all workers are confined", || {
-            let workers = workers(agent.process.pid());
-            workers.len() == count && workers.iter().all(|pid| is_confined(*pid))
+        until_so("confined workers", || {
+            let mut workers = workers(agent.process.pid());
+            workers.retain(|pid| is_confined(*pid));
+            workers.len() == count
         });
     };
     talk.begin_write("w", write_file(&agent.dir.text("file")));
@@ -603,6 +604,24 @@ fn a_worker_that_reads_or_writes_can_do_nothing_else() {
     let large = agent.dir.file("large", "x".repeat(4 << 20));
     talk.send("r", Body::ReadFile(read_file(&large)));
     confined(2);
+    // A command is not; what reads along with it is.
+    let gate = agent.dir.gate("gate");
+    let kept = agent::Execute {
+        keep: true,
+        ..shell(&gate)
+    };
+    let job = talk.exec("k", kept).job;
+    let attach = agent::AttachJob {
+        job,
+        ..Default::default()
+    };
+    talk.send("a", Body::AttachJob(attach));
+    confined(3);
+    agent.dir.open("gate");
+    let Body::ExecuteResponse(ended) = talk.answer("a") else {
+        panic!("the command's end");
+    };
+    assert_eq!(ended.exit_code, 0);
     talk.send("r", Body::Cancel(agent::Cancel {}));
     assert_eq!(talk.refusal("r").0, "CANCELLED");
     talk.chunk("w", 0, b"whole", true);
