@@ -136,6 +136,15 @@ pub fn system_text(error: &std::io::Error) -> String {
     }
 }
 
+/// [`system_text`] of a file of ours that could not be written.
+pub fn write_text(error: &std::io::Error) -> String {
+    let why = match error.kind() {
+        std::io::ErrorKind::ReadOnlyFilesystem => "; a service's unit may be why (ReadWritePaths=)",
+        _ => "",
+    };
+    system_text(error) + why
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry};
-use quantix::error::system_text;
+use quantix::error::{system_text, write_text};
 use quantix::message::node::VmState;
 use quantix::rt::clock;
 use quantix::rt::replace::Replacement;
@@ -138,7 +138,7 @@ impl Exporter {
         let file = self.file.as_mut().filter(|_| child.is_file)?;
         let trouble = match ended {
             Ended::Exited(0) => None,
-            Ended::Exited(errno) => Some(system_text(&io::Error::from_raw_os_error(errno))),
+            Ended::Exited(errno) => Some(write_text(&io::Error::from_raw_os_error(errno))),
             Ended::Signalled(_) => Some("it took too long".to_owned()),
         };
         if trouble == file.trouble {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::clock;
 use super::sys::fd::{pipe, set_nonblocking};
 use super::sys::process::{self, Keep};
-use crate::error::system_text;
+use crate::error::{system_text, write_text};
 use crate::time::Time;
 
 /// The pipe to the child.
@@ -118,6 +118,11 @@ impl<'a> Writer<'a> {
         self.lost = match self.file.append(&text) {
             Ok(()) => None,
             Err(e) => {
+                if self.lost.is_none() {
+                    // There is nowhere else.
+                    let (path, why) = (self.file.path.display(), write_text(&e));
+                    let _ = writeln!(io::stderr(), "log {path}: {why}");
+                }
                 let before = self.lost.take().map_or(0, |(bytes, _)| bytes);
                 Some((before + lines.len(), system_text(&e)))
             }

@@ -34,15 +34,15 @@ pub fn is_a_service_that_systemd_keeps(guest: &Guest) {
     let pid = show("MainPID");
     // Where it is nobody writes but where its log and its sockets are, and nobody asks init or the bus for anything.
     let within = |line: &str| guest.says(&format!("nsenter -t {pid} -m -- {line} 2>&1"));
-    for place in ["/etc", "/usr/bin", "/root", "/opt", "/boot"] {
+    for place in ["/etc", "/usr/bin", "/root", "/var/spool", "/run/udev"] {
         let said = within(&format!("touch {place}/by-the-daemon"));
         assert!(said.contains("Read-only file system"), "{place}: {said}");
     }
     assert_eq!(
-        within("touch /var/log/by-the-daemon /run/by-the-daemon"),
+        within("touch /var/log/by-the-daemon /run/quantix-kvm/by-the-daemon"),
         ""
     );
-    guest.sh("rm /var/log/by-the-daemon /run/by-the-daemon");
+    guest.sh("rm /var/log/by-the-daemon /run/quantix-kvm/by-the-daemon");
     let said = within("systemctl start --no-block rescue");
     assert!(said.contains("Failed to connect to bus"), "{said}");
 
@@ -59,8 +59,20 @@ pub fn is_a_service_that_systemd_keeps(guest: &Guest) {
         (pid.clone(), "active".to_owned())
     );
 
-    // A disk that is full, under its log and its file for node_exporter.
+    // A log where it may not write is said where that is seen.
     guest.sh("mkdir /srv/full && mount -t tmpfs -o size=64k tmpfs /srv/full");
+    guest.sh(&format!(
+        "echo 'log = /srv/full/node.log' >{conf} && systemctl restart quantix-node"
+    ));
+    let why = "log /srv/full/node.log: Read-only file system; a service's unit may be why (ReadWritePaths=)";
+    wait_until("the log's fault in the journal", PATIENCE, || {
+        said().contains(why)
+    });
+
+    // A disk that is full, under its log and its file for node_exporter.
+    let fence = "/run/systemd/system/quantix-node.service.d/full.conf";
+    guest.put(fence, "[Service]\nReadWritePaths=/srv/full\n");
+    guest.sh("systemctl daemon-reload");
     guest.says("cat /dev/zero >/srv/full/fill");
     let lines = "log = /srv/full/node.log\\ntextfile = /srv/full/quantix.prom\\n";
     guest.sh(&format!(

@@ -192,7 +192,7 @@ fn by_networkd(guest: &Guest) {
     guest.wait_for(1, 88, false);
     let found = guest.json("network", &["undo", id]);
     assert_eq!(found["reason"], "it was taken back", "{found}");
-    assert!(guest.is(1, 77, true));
+    guest.wait_for(1, 77, true);
 
     // Files that go before ours.
     let first = "/etc/systemd/network/00-a.network";
@@ -210,6 +210,7 @@ fn by_networkd(guest: &Guest) {
     wait_until("networkd to go by ours", PATIENCE, || {
         guest.sh("networkctl status eth1").contains("00-quantix")
     });
+    guest.wait_for(1, 77, true);
 
     // It says ok, and does nothing at all.
     guest.sh("mount --bind /bin/true /usr/bin/networkctl");
