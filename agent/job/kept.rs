@@ -122,9 +122,16 @@ impl Root {
         let all = self.numbers().into_iter().filter_map(look);
         let (mut kept, mut over): (Vec<_>, Vec<_>) =
             all.partition(|found| found.job.state() == JobState::Running);
+        let now = clock::now().micros() / 1000;
+        for Found { directory, job } in &mut over {
+            // Nobody has said when: its time begins where that is seen.
+            if job.state() == JobState::Lost && job.ended_at == 0 {
+                job.ended_at = now;
+                let _ = put(directory, "end", job);
+            }
+        }
         over.sort_by_key(|found| found.job.ended_at);
         let surplus = over.len().saturating_sub(MAX_ENDED);
-        let now = clock::now().micros() / 1000;
         for (at, found) in over.into_iter().enumerate() {
             if at < surplus || found.job.ended_at.saturating_add(KEPT_FOR) < now {
                 let _ = fs::remove_dir_all(&found.directory);

@@ -60,6 +60,39 @@ fn a_keeper_that_was_killed_while_it_waited_is_replaced() {
     assert_ne!(keeper_of_next(&mut talk, "2"), first);
 }
 
+/// In a guest that had been up for longer than commands are kept it was forgotten at once.
+#[test]
+fn a_command_whose_keeper_was_killed_stays_listed_as_lost() {
+    let (_agent, mut talk) = Agent::ready();
+    let kept = agent::Execute {
+        keep: true,
+        ..shell("exec sleep 1000")
+    };
+    let job = talk.exec("kept", kept).job;
+    let mut listed = |id: &str| match talk.ask(id, Body::ListJobs(agent::ListJobs {})) {
+        Body::JobList(mut list) => list.jobs.remove(0),
+        other => panic!("{other:?}"),
+    };
+    let found = listed("1");
+    assert_eq!((found.job, found.state()), (job, agent::JobState::Running));
+    signal(found.keeper, "KILL");
+    until_so("its end", || !is_alive(found.keeper));
+    signal(found.pid, "KILL");
+    for id in ["2", "3"] {
+        let found = listed(id);
+        assert_eq!((found.job, found.state()), (job, agent::JobState::Lost));
+    }
+    let attach = agent::AttachJob {
+        job,
+        ..Default::default()
+    };
+    let (_, why) = talk.refused("4", Body::AttachJob(attach));
+    assert!(
+        why.contains("was killed; whether the command goes on is unknown"),
+        "{why}"
+    );
+}
+
 #[test]
 fn no_keeper_waits_without_a_session() {
     let (agent, mut talk) = Agent::ready();

@@ -93,6 +93,8 @@ mod tests {
                 chown(&path, Some(13), None).is_err(),
                 keep_only(&[Capability::Chown, Capability::DacOverride]).is_ok(),
                 chown(&path, Some(13), None).is_err(),
+                std::fs::read_to_string("/proc/self/status")
+                    .is_ok_and(|status| status.contains("\nCapPrm:\t0000000000000002\n")),
             ];
             i32::from(steps.contains(&false))
         });

@@ -220,6 +220,8 @@ fn step(code: u32, k: usize, jt: u8, jf: u8) -> Option<libc::sock_filter> {
 mod tests {
     use std::fs::{self, File};
     use std::os::unix::net::UnixDatagram;
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
 
     use super::super::process::{Ended, spawn_for_test, wait};
     use super::*;
@@ -254,7 +256,9 @@ mod tests {
         let refused = |work: &dyn Fn() -> io::Result<()>| {
             assert_eq!(ends(ALL_BUT_FILES, work), libc::EPERM);
         };
-        refused(&|| std::process::Command::new("/bin/true").status().map(|_| ()));
+        refused(&|| Err(Command::new("/bin/true").exec()));
+        refused(&|| Command::new("/bin/true").status().map(|_| ()));
+        refused(&|| call(libc::SYS_execveat));
         refused(&|| UnixDatagram::unbound().map(|_| ()));
         // Signal 0 to the process that waits would be sent.
         refused(&|| call(libc::SYS_kill));
@@ -293,6 +297,23 @@ mod tests {
         refused(&|| fs::create_dir("/tmp/qx-looks"));
         refused(&|| std::os::unix::fs::symlink("/", "/tmp/qx-looks"));
         refused(&|| fs::hard_link(&path, "/tmp/qx-looks"));
+        // What tools for whole trees use.
+        for number in [
+            libc::SYS_unlinkat,
+            libc::SYS_renameat2,
+            libc::SYS_mkdirat,
+            libc::SYS_linkat,
+            libc::SYS_symlinkat,
+            libc::SYS_mknodat,
+            libc::SYS_ftruncate,
+            libc::SYS_fchmodat,
+            libc::SYS_fchownat,
+            libc::SYS_utimensat,
+            libc::SYS_fsetxattr,
+            libc::SYS_openat2,
+        ] {
+            refused(&|| call(number));
+        }
         assert_eq!(fs::read_to_string(&path).unwrap(), "as it was");
         fs::remove_file(&path).unwrap();
     }
