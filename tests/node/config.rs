@@ -221,8 +221,10 @@ fn a_log_file_has_a_line_an_event_and_a_noisy_vm_has_its_share() {
 }
 
 #[test]
-fn a_log_that_cannot_be_written_stops_nothing() {
+fn a_log_that_cannot_be_written_stops_nothing_and_is_said() {
     let node = Node::serving(&["--log", "/dev/full"]);
+    node.process
+        .wait_log("log /dev/full: No space left on device");
     let vm = node.vm("vm");
     node.wait_state("vm", "ready");
     node.run(&["ping", "vm"]).fine();
