@@ -5,6 +5,7 @@
 mod access;
 mod cli;
 mod config;
+mod confine;
 mod daemon;
 mod owners;
 mod serve;

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mio::net::UnixListener;
-use quantix::error::Failure;
+use quantix::error::{system_text, write_text};
 use quantix::rate::Rate;
 use quantix::rt::log::Log;
 use quantix::rt::sys::{fd, process};
 
 use crate::config::{self, Config};
+use crate::confine::confine;
 use crate::daemon::{Daemon, Source};
 
 /// Serves until SIGTERM.
@@ -20,8 +21,8 @@ use crate::daemon::{Daemon, Source};
 /// # Errors
 /// A line for the operator: another daemon serves, or the socket cannot be made.
 pub fn serve(source: config::Source) -> Result<(), String> {
-    let system = |doing, path: &Path, e: io::Error| {
-        Failure::system(doing, &path.to_string_lossy(), &e).message
+    let system = |doing: &str, path: &Path, e: io::Error| {
+        format!("{doing} {}: {}", path.display(), write_text(&e))
     };
     let (config, faults) = source.read();
     let control = &config.control;
@@ -33,8 +34,13 @@ pub fn serve(source: config::Source) -> Result<(), String> {
     }
     // Held until the end of the process, however it ends.
     let _lock = lock(control)?;
+    // Before anything is forked that would not be.
+    let confined = confine();
     let mut log = Log::new("qx-node", config.log.clone(), config.log_level);
     log.set_rate(Rate::new(LINES, PAUSE));
+    if let Err(e) = confined {
+        log.warning(format_args!("not confined: {}", system_text(&e)));
+    }
     for fault in faults {
         log.warning(format_args!("{fault}; it does not count"));
     }
@@ -77,7 +83,7 @@ fn lock(control: &Path) -> Result<File, String> {
     let mut path = control.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    let system = |doing, e| Failure::system(doing, &path.to_string_lossy(), &e).message;
+    let system = |doing: &str, e| format!("{doing} {}: {}", path.display(), write_text(&e));
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)

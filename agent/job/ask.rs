@@ -42,6 +42,7 @@ pub fn kill(
         Reach::Programs,
         Reach::Children,
         Reach::Sockets,
+        Reach::Netlink,
         Reach::System,
     ];
     Worker::start(("start", "a signal"), [], without, registry, token, |[]| {

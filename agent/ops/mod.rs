@@ -59,22 +59,22 @@ pub fn start(
 
 /// What the child does without. Where it is nothing the guest's own programs are called, which may need anything.
 const fn without(request: &Body) -> &'static [Reach] {
-    use Reach::{Children, Programs, Signals, Sockets, System, Writes};
+    use Reach::{Children, Netlink, Programs, Signals, Sockets, System, Writes};
     match request {
         Body::ListUsers(_)
         | Body::ListProcesses(_)
         | Body::GetStorage(_)
         | Body::GetHardware(_) => ALL_BUT_READS,
         // It asks the kernel by a socket.
-        Body::GetNetwork(_) => &[Programs, Children, Writes, Signals, System],
+        Body::GetNetwork(_) => &[Programs, Children, Sockets, Writes, Signals, System],
         Body::SetPassword(_)
         | Body::AuthorizedKeys(_)
         | Body::SetOnline(_)
         | Body::Grow(_)
         | Body::Trim(_) => ALL_BUT_FILES,
-        Body::KillProcess(_) => &[Programs, Children, Sockets, Writes, System],
-        Body::SyncTime(_) => &[Programs, Children, Sockets, Signals],
-        Body::SetName(_) => &[Programs, Children, Sockets],
+        Body::KillProcess(_) => &[Programs, Children, Sockets, Netlink, Writes, System],
+        Body::SyncTime(_) => &[Programs, Children, Sockets, Netlink, Signals],
+        Body::SetName(_) => &[Programs, Children, Sockets, Netlink],
         _ => &[],
     }
 }

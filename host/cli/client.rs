@@ -20,6 +20,7 @@ use quantix::time::Time;
 use super::Trouble;
 use super::signals::Stop;
 use crate::access::Caller;
+use crate::confine::confine;
 use crate::daemon::{Daemon, Source};
 use crate::stream::{Inbox, encode};
 
@@ -275,6 +276,8 @@ fn failure(body: &node_message::Body) -> Option<Failure> {
 fn private(socket: PathBuf, end: File) -> io::Result<()> {
     let stream = UnixStream::from(OwnedFd::from(end));
     stream.set_nonblocking(true)?;
+    // It serves one command, which is as it is where that cannot be.
+    let _ = confine();
     let log = Log::new("qx-node", Target::Stderr, Level::Error);
     let mut daemon = Daemon::new(Source::Socket(socket), None, log)?;
     let stream = mio::net::UnixStream::from_std(stream);

@@ -69,19 +69,9 @@ impl Client {
     /// It has left, or speaks another protocol.
     pub fn read(&mut self) -> Result<Vec<NodeMessage>, Gone> {
         let mut buffer = [0; 32 * 1024];
-        for _ in 0..READS_A_TURN {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Err("left".to_owned()),
-                Ok(n) => self.inbox.extend(&buffer[..n]),
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    self.readable = false;
-                    break;
-                }
-                Err(e) => return Err(describe(&e)),
-            }
-        }
+        let taken = self.take_in(&mut buffer);
         wipe(&mut buffer);
+        taken?;
         let mut messages = Vec::new();
         loop {
             match self.inbox.next() {
@@ -90,6 +80,22 @@ impl Client {
                 Err(_) => return Err("sent something that is not our protocol".to_owned()),
             }
         }
+    }
+
+    fn take_in(&mut self, buffer: &mut [u8]) -> Result<(), Gone> {
+        for _ in 0..READS_A_TURN {
+            match self.stream.read(buffer) {
+                Ok(0) => return Err("left".to_owned()),
+                Ok(n) => self.inbox.extend(&buffer[..n]),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    return Ok(());
+                }
+                Err(e) => return Err(describe(&e)),
+            }
+        }
+        Ok(())
     }
 
     /// It has taken all that was for it, and waits for more.

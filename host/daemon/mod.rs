@@ -5,7 +5,7 @@
 //! A VM's state is judged by [`state`] from what [`vm`], [`queue`] and [`monitor`] see of it; what
 //! happens is kept by [`journal`], who had it done by [`audit`], what guests report by [`history`];
 //! [`exporter`] tells Prometheus. [`watchdog`] tells of guests whose agent is well and whose disks are not.
-//! What all of it does without is in [`confine`].
+//! What all of it does without is in [`confine`](crate::confine).
 
 mod actions;
 mod audit;
@@ -14,7 +14,6 @@ mod callers;
 mod client;
 mod clients;
 mod clocks;
-mod confine;
 mod deadlines;
 mod descriptors;
 mod discover;
@@ -43,7 +42,6 @@ use std::time::Duration;
 
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token};
-use quantix::error::system_text;
 use quantix::rt::log::{Log, Share};
 use quantix::rt::notify::Notify;
 use quantix::rt::signal::{Signal, Signals};
@@ -247,10 +245,6 @@ impl Daemon {
     /// epoll_wait(2) fails, which it does not.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
-        if let Err(e) = confine::confine() {
-            let why = system_text(&e);
-            self.log.warning(format_args!("not confined: {why}"));
-        }
         self.notify.ready(clock::now(), &self.how());
         loop {
             match self.poll.poll(&mut events, self.timeout()) {

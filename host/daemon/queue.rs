@@ -254,7 +254,12 @@ fn start(asks: &[(VmKey, Ask)], registry: &Registry, token: Token) -> io::Result
         Interest::READABLE,
     )?;
     let pid = process::spawn(&[&writer], || {
-        let _ = seccomp::give_up(&[Reach::Children, Reach::Writes, Reach::Signals]);
+        let _ = seccomp::give_up(&[
+            Reach::Children,
+            Reach::Sockets,
+            Reach::Writes,
+            Reach::Signals,
+        ]);
         i32::from(look(asks, &writer).is_err())
     })?;
     Ok((pid, reader))

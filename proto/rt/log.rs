@@ -99,12 +99,16 @@ const MAX_HELD: usize = 64;
 impl Log {
     /// A log for the program `name`.
     pub fn new(name: &'static str, target: Target, level: Level) -> Self {
+        let file = match &target {
+            Target::File(path) => Some(LogFile::new(path.clone())),
+            Target::Syslog | Target::Stderr => None,
+        };
         Self {
             name,
             target,
             level,
             syslog: None,
-            file: None,
+            file,
             journal: std::env::var_os("JOURNAL_STREAM").is_some(),
             line: String::new(),
             rate: Rate::new(BURST, REFILL),
@@ -208,10 +212,11 @@ impl Log {
         let written = match &self.target {
             Target::Syslog => self.write_syslog(level) || self.write_stderr(level),
             Target::Stderr => self.write_stderr(level),
-            Target::File(path) => {
-                let file = self.file.get_or_insert_with(|| LogFile::new(path.clone()));
+            Target::File(_) => {
                 let time = Civil::of(clock::wall().seconds);
-                file.write(format!("{time:#} {} {}\n", level.word(), self.line).as_bytes())
+                let line = format!("{time:#} {} {}\n", level.word(), self.line);
+                let file = self.file.as_mut();
+                file.is_some_and(|file| file.write(line.as_bytes()))
             }
         };
         if written {

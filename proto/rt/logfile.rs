@@ -27,12 +27,13 @@ pub struct LogFile {
 }
 
 impl LogFile {
-    /// A file that is opened with the first line.
-    pub const fn new(path: PathBuf) -> Self {
+    /// A file that is opened with the first line. Its child is there from now on: one that is forked later has a copy of
+    /// what its parent is at.
+    pub fn new(path: PathBuf) -> Self {
         Self {
+            pipe: start(&path).ok(),
             path,
-            pipe: None,
-            begun: None,
+            begun: Some(clock::now()),
         }
     }
 

@@ -8,12 +8,8 @@ use super::check;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Capability {
-    /// To give files away.
-    Chown = 0,
     /// To read, write and connect to whatever its mode is.
     DacOverride = 1,
-    /// To change what others own.
-    Fowner = 3,
     /// To listen on ports below 1024.
     NetBindService = 10,
     /// To see what others' processes have open.
@@ -87,12 +83,10 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         let child = spawn_for_test(|| {
             let steps = [
-                keep_only(&[Capability::Chown, Capability::DacOverride]).is_ok(),
                 chown(&path, Some(12), None).is_ok(),
-                keep_only(&[Capability::DacOverride]).is_ok(),
+                keep_only(&[Capability::DacOverride, Capability::SysPtrace]).is_ok(),
                 chown(&path, Some(13), None).is_err(),
-                keep_only(&[Capability::Chown, Capability::DacOverride]).is_ok(),
-                chown(&path, Some(13), None).is_err(),
+                keep_only(&[Capability::DacOverride, Capability::NetBindService]).is_ok(),
                 std::fs::read_to_string("/proc/self/status")
                     .is_ok_and(|status| status.contains("\nCapPrm:\t0000000000000002\n")),
             ];

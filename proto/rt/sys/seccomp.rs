@@ -36,9 +36,12 @@ pub enum Reach {
     Programs,
     /// To have children.
     Children,
-    /// To open sockets and to connect them.
+    /// To open sockets, but for netlink(7), and to connect them.
     Sockets,
-    /// To change files, their names and what is said of them, by any descriptor that it does not have yet.
+    /// To ask the kernel by netlink(7).
+    Netlink,
+    /// To change files, their names and what is said of them, by any descriptor that it does not have yet; and to tell a
+    /// device anything (ioctl(2)).
     Writes,
     /// To send signals.
     Signals,
@@ -51,6 +54,7 @@ pub const ALL_BUT_FILES: &[Reach] = &[
     Reach::Programs,
     Reach::Children,
     Reach::Sockets,
+    Reach::Netlink,
     Reach::Signals,
     Reach::System,
 ];
@@ -60,6 +64,7 @@ pub const ALL_BUT_READS: &[Reach] = &[
     Reach::Programs,
     Reach::Children,
     Reach::Sockets,
+    Reach::Netlink,
     Reach::Writes,
     Reach::Signals,
     Reach::System,
@@ -78,16 +83,18 @@ impl Reach {
             Self::Programs => calls![SYS_execve SYS_execveat],
             Self::Children => calls![SYS_clone SYS_clone3; x86_64 SYS_fork SYS_vfork],
             Self::Sockets => calls![
-                SYS_socket SYS_socketpair SYS_connect SYS_bind SYS_listen
+                SYS_socketpair SYS_connect SYS_bind SYS_listen
                 // Opens them, and files, past all that is refused here.
                 SYS_io_uring_setup
             ],
+            Self::Netlink => calls![SYS_socket],
             Self::Writes => calls![
                 SYS_unlinkat SYS_renameat2 SYS_mkdirat SYS_linkat SYS_symlinkat SYS_mknodat
                 SYS_truncate SYS_ftruncate SYS_fallocate
                 SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat SYS_utimensat
                 SYS_setxattr SYS_lsetxattr SYS_fsetxattr
                 SYS_removexattr SYS_lremovexattr SYS_fremovexattr
+                SYS_ioctl SYS_io_uring_setup
                 // Its flags are in memory, where a filter cannot see them.
                 SYS_openat2,
                 SYS_FCHMODAT2, SYS_RENAMEAT
@@ -96,8 +103,7 @@ impl Reach {
                 SYS_chmod SYS_chown SYS_lchown SYS_utime SYS_utimes SYS_futimesat
             ],
             Self::Signals => calls![
-                SYS_kill SYS_tkill SYS_tgkill SYS_rt_sigqueueinfo SYS_rt_tgsigqueueinfo
-                SYS_pidfd_send_signal
+                SYS_kill SYS_rt_sigqueueinfo SYS_rt_tgsigqueueinfo SYS_pidfd_send_signal
             ],
             Self::System => calls![
                 // Other processes.
@@ -106,7 +112,7 @@ impl Reach {
                 SYS_init_module SYS_finit_module SYS_delete_module SYS_kexec_load SYS_bpf
                 SYS_perf_event_open SYS_userfaultfd SYS_keyctl SYS_add_key SYS_request_key
                 SYS_fanotify_init SYS_acct SYS_quotactl SYS_quotactl_fd SYS_swapon SYS_swapoff
-                SYS_reboot SYS_vhangup
+                SYS_reboot SYS_vhangup SYS_syslog
                 // Mounts.
                 SYS_mount SYS_umount2 SYS_pivot_root SYS_chroot SYS_unshare SYS_setns
                 SYS_open_by_handle_at SYS_fsopen SYS_fsconfig SYS_fsmount SYS_fspick
@@ -115,11 +121,63 @@ impl Reach {
                 SYS_sethostname SYS_setdomainname SYS_settimeofday SYS_clock_settime SYS_adjtimex
                 SYS_clock_adjtime
                 ; x86_64
-                SYS_kexec_file_load SYS_iopl SYS_ioperm SYS_modify_ldt
+                SYS_kexec_file_load SYS_iopl SYS_ioperm SYS_modify_ldt SYS_uselib SYS__sysctl
             ],
         }
     }
+
+    /// Calls that are refused for some values of an argument, which has this number.
+    fn judged(self) -> Vec<(libc::c_long, usize, Refused)> {
+        match self {
+            Self::Sockets => vec![(
+                libc::SYS_socket,
+                0,
+                Refused::AllBut(libc::AF_NETLINK.cast_unsigned()),
+            )],
+            Self::Writes => vec![
+                (libc::SYS_openat, 2, Refused::Bits(FOR_WRITING)),
+                #[cfg(target_arch = "x86_64")]
+                (libc::SYS_open, 1, Refused::Bits(FOR_WRITING)),
+            ],
+            Self::Signals => {
+                // abort(3) is one to itself; its only thread has the same number.
+                let own = Refused::AllBut(std::process::id());
+                vec![
+                    (libc::SYS_tgkill, 0, own),
+                    (libc::SYS_tkill, 0, own),
+                    // The kernel sends them for who says that it is to.
+                    (
+                        libc::SYS_fcntl,
+                        1,
+                        Refused::Any([F_SETOWN, F_SETSIG, F_SETOWN_EX]),
+                    ),
+                    (libc::SYS_prlimit64, 0, Refused::AllBut(0)),
+                ]
+            }
+            Self::Programs | Self::Children | Self::Netlink | Self::System => Vec::new(),
+        }
+    }
 }
+
+/// What is refused of an argument, of which the lower half is looked at: all that are judged have 32 bits.
+#[derive(Clone, Copy, Debug)]
+enum Refused {
+    /// One of these bits is set.
+    Bits(u32),
+    /// It is one of these.
+    Any([u32; 3]),
+    /// It is another.
+    AllBut(u32),
+}
+
+/// The bits of open(2) with which a file is more than read.
+const FOR_WRITING: u32 =
+    (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC).cast_unsigned();
+
+/// Of fcntl(2), by asm-generic/fcntl.h.
+const F_SETOWN: u32 = 8;
+const F_SETSIG: u32 = 10;
+const F_SETOWN_EX: u32 = 15;
 
 /// Has this process give these up: from now on they fail with EPERM.
 ///
@@ -145,75 +203,106 @@ pub fn give_up(what: &[Reach]) -> io::Result<()> {
     Ok(())
 }
 
-/// The bits of open(2) with which a file is more than read.
-const FOR_WRITING: libc::c_int = libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC;
-
-/// What is behind the last instruction that is asked for a way out.
+/// An instruction of the filter.
 #[derive(Clone, Copy)]
-enum Exit {
+enum Step {
+    /// A word of what is known of the call (struct `seccomp_data`).
+    Load(usize),
+    /// A test of that word.
+    If(u32, u32, To, To),
+}
+
+/// Where a test leads.
+#[derive(Clone, Copy)]
+enum To {
+    /// Past so many instructions.
+    Past(usize),
     Allowed,
     Refused,
     NotKnown,
 }
 
-/// The filter (classic BPF, Documentation/userspace-api/seccomp_filter.rst).
-fn program(what: &[Reach]) -> Option<Vec<libc::sock_filter>> {
-    let given_up: Vec<_> = what.iter().flat_map(|reach| reach.calls()).collect();
-    let opens: &[(libc::c_long, usize)] = match what.contains(&Reach::Writes) {
-        true => &[
-            (libc::SYS_openat, 2),
-            #[cfg(target_arch = "x86_64")]
-            (libc::SYS_open, 1),
-        ],
-        false => &[],
-    };
-    let mut program = Vec::new();
-    // The exits stand last, in their order; a jump counts from the instruction behind it.
-    let length = 5 + given_up.len() + 3 * opens.len();
-    let to = |exit: Exit, from: usize| u8::try_from(length + exit as usize - from - 1).ok();
-    let load = |at: usize| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, 0, 0);
-    let jump = |test: u32, k: u32, jt: u8, jf: u8| {
-        step(libc::BPF_JMP | test | libc::BPF_K, k as usize, jt, jf)
-    };
+const NEXT: To = To::Past(0);
 
-    program.push(load(offset_of!(libc::seccomp_data, arch))?);
-    program.push(jump(libc::BPF_JEQ, ARCH, 0, to(Exit::Refused, 1)?)?);
-    program.push(load(offset_of!(libc::seccomp_data, nr))?);
-    program.push(jump(libc::BPF_JGE, X32, to(Exit::Refused, 3)?, 0)?);
-    program.push(jump(libc::BPF_JGE, UNKNOWN, to(Exit::NotKnown, 4)?, 0)?);
-    for number in given_up {
-        let number = u32::try_from(*number).ok()?;
-        let refused = to(Exit::Refused, program.len())?;
-        program.push(jump(libc::BPF_JEQ, number, refused, 0)?);
+/// What the filter looks at, in this order.
+fn steps(what: &[Reach]) -> Option<Vec<Step>> {
+    let is = |k: u32, then: To, or: To| Step::If(libc::BPF_JEQ, k, then, or);
+    let is_from = |k: u32, then: To| Step::If(libc::BPF_JGE, k, then, NEXT);
+    let mut steps = vec![
+        Step::Load(offset_of!(libc::seccomp_data, arch)),
+        is(ARCH, NEXT, To::Refused),
+        Step::Load(offset_of!(libc::seccomp_data, nr)),
+        is_from(X32, To::Refused),
+        is_from(UNKNOWN, To::NotKnown),
+    ];
+    for call in what.iter().flat_map(|reach| reach.calls()) {
+        steps.push(is(u32::try_from(*call).ok()?, To::Refused, NEXT));
     }
-    for (number, argument) in opens {
-        // The lower half of an argument comes first on both architectures.
-        let flags = offset_of!(libc::seccomp_data, args) + argument * size_of::<u64>();
-        program.push(jump(libc::BPF_JEQ, u32::try_from(*number).ok()?, 0, 2)?);
-        program.push(load(flags)?);
-        let at = program.len();
-        let (refused, allowed) = (to(Exit::Refused, at)?, to(Exit::Allowed, at)?);
-        let mask = FOR_WRITING.cast_unsigned();
-        program.push(jump(libc::BPF_JSET, mask, refused, allowed)?);
+    // Behind those that are refused whatever their arguments are: these let some through.
+    for (call, argument, refused) in what.iter().flat_map(|reach| reach.judged()) {
+        let tests = match refused {
+            Refused::Bits(bits) => vec![Step::If(libc::BPF_JSET, bits, To::Refused, To::Allowed)],
+            Refused::AllBut(one) => vec![is(one, To::Allowed, To::Refused)],
+            Refused::Any([a, b, c]) => vec![
+                is(a, To::Refused, NEXT),
+                is(b, To::Refused, NEXT),
+                is(c, To::Refused, To::Allowed),
+            ],
+        };
+        steps.push(is(
+            u32::try_from(call).ok()?,
+            NEXT,
+            To::Past(1 + tests.len()),
+        ));
+        // The lower half comes first on both architectures.
+        let at = offset_of!(libc::seccomp_data, args) + argument * size_of::<u64>();
+        steps.push(Step::Load(at));
+        steps.extend(tests);
     }
-    debug_assert_eq!(program.len(), length);
-    for exit in [
-        libc::SECCOMP_RET_ALLOW,
-        libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned(),
-        libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned(),
-    ] {
-        program.push(step(libc::BPF_RET | libc::BPF_K, exit as usize, 0, 0)?);
-    }
-    Some(program)
+    Some(steps)
 }
 
-fn step(code: u32, k: usize, jt: u8, jf: u8) -> Option<libc::sock_filter> {
-    Some(libc::sock_filter {
-        code: u16::try_from(code).ok()?,
-        jt,
-        jf,
-        k: u32::try_from(k).ok()?,
-    })
+/// The filter (classic BPF, Documentation/userspace-api/seccomp_filter.rst).
+fn program(what: &[Reach]) -> Option<Vec<libc::sock_filter>> {
+    let steps = steps(what)?;
+    // The ways out stand last; a jump counts from the instruction behind it.
+    let jump = |at: usize, to: To| {
+        let past = |exit: usize| steps.len() + exit - at - 1;
+        u8::try_from(match to {
+            To::Past(count) => count,
+            To::Allowed => past(0),
+            To::Refused => past(1),
+            To::NotKnown => past(2),
+        })
+        .ok()
+    };
+    let one = |code: u32, k: u32, jt: u8, jf: u8| {
+        let code = u16::try_from(code).ok()?;
+        Some(libc::sock_filter { code, jt, jf, k })
+    };
+    let refused = |errno: i32| libc::SECCOMP_RET_ERRNO | errno.cast_unsigned();
+    let mut program = Vec::with_capacity(steps.len() + 3);
+    for (at, step) in steps.iter().enumerate() {
+        program.push(match *step {
+            Step::Load(from) => {
+                let code = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+                one(code, u32::try_from(from).ok()?, 0, 0)?
+            }
+            Step::If(test, k, then, or) => {
+                let code = libc::BPF_JMP | test | libc::BPF_K;
+                one(code, k, jump(at, then)?, jump(at, or)?)?
+            }
+        });
+    }
+    let exits = [
+        libc::SECCOMP_RET_ALLOW,
+        refused(libc::EPERM),
+        refused(libc::ENOSYS),
+    ];
+    for exit in exits {
+        program.push(one(libc::BPF_RET | libc::BPF_K, exit, 0, 0)?);
+    }
+    Some(program)
 }
 
 #[cfg(test)]
@@ -239,9 +328,17 @@ mod tests {
     }
 
     fn call(number: libc::c_long) -> io::Result<()> {
-        // SAFETY: no argument is an address that the kernel writes to: all are 0.
-        let done = unsafe { libc::syscall(number, 0, 0, 0, 0, 0, 0) };
+        call_with(number, [0; 3])
+    }
+
+    fn call_with(number: libc::c_long, [a, b, c]: [libc::c_long; 3]) -> io::Result<()> {
+        // SAFETY: no argument is an address that the kernel writes to: each is a small number.
+        let done = unsafe { libc::syscall(number, a, b, c, 0, 0, 0) };
         check(libc::c_int::try_from(done).unwrap_or(-1)).map(|_| ())
+    }
+
+    fn netlink(family: libc::c_int) -> io::Result<()> {
+        call_with(libc::SYS_socket, [family.into(), libc::SOCK_RAW.into(), 0])
     }
 
     #[test]
@@ -264,6 +361,44 @@ mod tests {
         refused(&|| call(libc::SYS_kill));
         refused(&|| call(libc::SYS_io_uring_setup));
         refused(&|| call(libc::SYS_fsopen));
+        refused(&|| netlink(libc::AF_NETLINK));
+        // Nor has it another do it: the kernel, which tells whom it is told to when there is something to read.
+        refused(&|| call_with(libc::SYS_fcntl, [0, libc::F_SETOWN.into(), 1]));
+        refused(&|| call_with(libc::SYS_prlimit64, [1, 0, 0]));
+        refused(&|| call_with(libc::SYS_tgkill, [1, 1, 0]));
+        assert_eq!(
+            ends(ALL_BUT_FILES, || call_with(
+                libc::SYS_fcntl,
+                [0, libc::F_GETFD.into(), 0]
+            )),
+            0
+        );
+    }
+
+    #[test]
+    fn who_ends_by_itself_is_said_to_have_aborted() {
+        let pid = spawn_for_test(|| match give_up(ALL_BUT_READS) {
+            Ok(()) => std::process::abort(),
+            Err(_) => 1,
+        });
+        let ended = wait(pid.unwrap()).unwrap();
+        assert_eq!(ended, Ended::Signalled(libc::SIGABRT));
+    }
+
+    #[test]
+    fn who_asks_the_kernel_reaches_nobody_else() {
+        let without = &[Reach::Sockets, Reach::Writes];
+        assert_eq!(ends(without, || netlink(libc::AF_NETLINK)), 0);
+        let refused = |work: &dyn Fn() -> io::Result<()>| {
+            assert_eq!(ends(without, work), libc::EPERM);
+        };
+        refused(&|| netlink(libc::AF_UNIX));
+        refused(&|| call(libc::SYS_connect));
+        refused(&|| call(libc::SYS_io_uring_setup));
+        assert_eq!(
+            ends(&[Reach::Writes], || call(libc::SYS_io_uring_setup)),
+            libc::EPERM
+        );
     }
 
     #[test]
@@ -311,6 +446,7 @@ mod tests {
             libc::SYS_utimensat,
             libc::SYS_fsetxattr,
             libc::SYS_openat2,
+            libc::SYS_ioctl,
         ] {
             refused(&|| call(number));
         }

@@ -6,17 +6,15 @@ use std::io;
 use quantix::rt::sys::capabilities::{self, Capability};
 use quantix::rt::sys::seccomp::{self, Reach};
 
-/// VMs' sockets belong to their QEMU's user, who is behind them is seen in /proc, the file of metrics keeps its owner,
-/// and they may be served below port 1024.
+/// VMs' sockets belong to their QEMU's user, who is behind them is seen in /proc, and metrics may be served below port
+/// 1024.
 const KEPT: &[Capability] = &[
     Capability::DacOverride,
     Capability::SysPtrace,
-    Capability::Chown,
-    Capability::Fowner,
     Capability::NetBindService,
 ];
 
-/// Has this process do without the rest, for good.
+/// Has this process do without the rest, for good, and all that it forks from now on.
 ///
 /// # Errors
 /// The kernel has no such thing: seccomp came with Linux 3.5, and may be left out.
